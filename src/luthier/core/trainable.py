@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The seams: what a method gives the engine, and what an objective is to it. Types only; no torch at run time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    import torch
+
+    from luthier.kernels.forest import Forest
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterGroup:
+    """Parameters that share a learning rate.
+
+    Attributes:
+        parameters: Name in the checkpoint -> parameter.
+        learning_rate_scale: Factor on the recipe's learning rate (LoRA+, arXiv 2402.12354, uses one for B).
+    """
+
+    parameters: Mapping[str, torch.nn.Parameter]
+    learning_rate_scale: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainable:
+    """What a method made of a model.
+
+    Attributes:
+        model: The model, rewired; everything that does not train has `requires_grad` off.
+        groups: All parameters that train.
+        folder: What the result is: an adapter beside its base, or a whole model.
+        save: Write the result (`adapter/` in PEFT's layout, or `model/` in transformers') into an empty folder.
+        merge: Fold the update into the base weights and give back the plain model; the method is gone afterwards.
+        disabled: Inside, the model computes what it did before the method.
+    """
+
+    model: torch.nn.Module
+    groups: tuple[ParameterGroup, ...]
+    folder: Literal["adapter", "model"]
+    save: Callable[[Path], None]
+    merge: Callable[[], torch.nn.Module]
+    disabled: Callable[[], AbstractContextManager[None]]
+
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        """All trained parameters by their name in the checkpoint."""
+        return {name: parameter for group in self.groups for name, parameter in group.parameters.items()}
+
+    @property
+    def num_trainable(self) -> int:
+        """Numbers that train; a tied parameter counts once."""
+        return sum(p.numel() for p in {id(p): p for p in self.parameters().values()}.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """An objective's value over one micro-batch.
+
+    Attributes:
+        total: Sum over its units (scored tokens, pairs ...), a scalar that has a gradient. The engine divides by the
+            units of the whole optimiser step, so any split into micro-batches gives the same gradient.
+        metrics: Sums to be logged, divided by the same units.
+    """
+
+    total: torch.Tensor
+    metrics: Mapping[str, torch.Tensor]
+
+
+class Objective(Protocol):
+    """A bound objective: pure functions of log-probabilities."""
+
+    def units(self, forest: Forest) -> int:
+        """By how much this micro-batch counts in the normalisation."""
+        ...
+
+    def loss(self, logps: torch.Tensor, forest: Forest) -> Loss:
+        """The value over one micro-batch, from log-probabilities [S]."""
+        ...

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the column names of a file to the format that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from luthier.core import registry
+from luthier.core.errors import DataError, did_you_mean
+from luthier.core.types import Example
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+KIND = "data.formats"
+
+#: Columns that say a row is for another objective: training on `messages` of a row with a `label` would also
+#: train on the answers labelled bad. A format that is named in the recipe is not held back by them.
+OTHER_OBJECTIVES = frozenset(
+    {"chosen", "rejected", "chosen_messages", "rejected_messages", "label", "labels", "response_j", "response_k"}
+)
+
+
+class Format(Protocol):
+    """What a file in ``data/formats`` defines.
+
+    Attributes:
+        COLUMNS: The format's own name of each column -> the other names it goes by.
+        REQUIRED: The columns that must be there.
+    """
+
+    COLUMNS: Mapping[str, tuple[str, ...]]
+    REQUIRED: tuple[str, ...]
+
+    def matches(self, columns: frozenset[str]) -> bool:
+        """Whether these column names are this format's, beyond doubt."""
+
+    def read(self, row: Mapping[str, Any], columns: Mapping[str, str]) -> Example:
+        """Turn one row into an example.
+
+        Args:
+            row: Column name in the file -> value.
+            columns: The format's own name -> the name in the file.
+
+        Raises:
+            RowFault: The row cannot be used.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How the rows of one source are read.
+
+    Attributes:
+        format: Key of the format.
+        columns: The format's own name -> the name in the file, for the columns that are used.
+        unused: Columns of the file that nothing reads.
+        read: The format's reader.
+    """
+
+    format: str
+    columns: dict[str, str]
+    unused: tuple[str, ...]
+    read: Callable[[Mapping[str, Any], Mapping[str, str]], Example]
+
+
+def told(columns: Mapping[str, tuple[str, ...]], present: frozenset[str]) -> dict[str, str]:
+    """Find each column under its own name or, where only one of them is there, under another one.
+
+    Example:
+        >>> told({"output": ("response", "answer")}, frozenset({"answer", "id"}))
+        {'output': 'answer'}
+        >>> told({"output": ("response", "answer")}, frozenset({"answer", "response"}))
+        {}
+    """
+    found = {}
+    for own, others in columns.items():
+        here = [own] if own in present else [name for name in others if name in present]
+        if len(here) == 1:
+            found[own] = here[0]
+    return found
+
+
+def choose(
+    where: str, name: str, renamed: Mapping[str, str], present: Sequence[str], refused_at: str = "data"
+) -> Reading:
+    """Choose the format of a source.
+
+    Args:
+        where: The file, for messages.
+        name: Key of a format, or ``auto``.
+        renamed: The recipe's ``columns``: the format's own name -> the name in the file.
+        present: Columns of the first rows, in their order.
+        refused_at: The recipe key to name where ``name`` is unknown.
+
+    Raises:
+        DataError: No format or more than one fits, or ``renamed`` names a column that is not there.
+    """
+    for own, given in renamed.items():
+        if given not in present:
+            raise DataError(f"{where}, columns.{own}", f"there is no column {given!r}", did_you_mean(given, present))
+    back = {given: own for own, given in renamed.items()}
+    seen = frozenset(back.get(column, column) for column in present if back.get(column, column) not in back)
+    key = _detect(where, seen, present) if name == "auto" else name
+    entry = cast("Format", registry.get(KIND, key, f"{refused_at}.format"))
+    unknown = [own for own in renamed if own not in entry.COLUMNS]
+    if unknown:
+        hint = did_you_mean(unknown[0], entry.COLUMNS)
+        raise DataError(f"{where}, columns", f"format {key} has no column {unknown[0]!r}", hint)
+    columns = {own: renamed.get(own, given) for own, given in told(entry.COLUMNS, seen).items()}
+    missing = [own for own in entry.REQUIRED if own not in columns]
+    if missing:
+        raise DataError(
+            where,
+            f"format {key} needs the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}",
+            f"the file has: {', '.join(present)}",
+            f"name it in the recipe, as in columns: {{{missing[0]}: {present[0] if present else '...'}}}",
+        )
+    unused = tuple(column for column in present if column not in columns.values())
+    return Reading(format=key, columns=columns, unused=unused, read=entry.read)
+
+
+def _detect(where: str, seen: frozenset[str], present: Sequence[str]) -> str:
+    known = registry.entries(KIND)
+    fitting = [key for key in known if cast("Format", registry.get(KIND, key)).matches(seen)]
+    if len(fitting) == 1:
+        return fitting[0]
+    has = ", ".join(present) or "none"
+    if fitting:
+        raise DataError(where, f"its columns ({has}) fit {' and '.join(fitting)}", fix="say which: add format: to the source")
+    other = sorted(seen & OTHER_OBJECTIVES)
+    hint = f"{', '.join(other)}: rows for another objective than sft? " if other else ""
+    raise DataError(
+        where,
+        f"no format is known for its columns: {has}",
+        f"formats: {', '.join(known)}",
+        f"{hint}Add format: and columns: to the source, as in {{format: alpaca, columns: {{instruction: question}}}}",
+    )

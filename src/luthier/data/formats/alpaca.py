@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Instruction, optional input, output: one question and one answer a row.
+
+Also read: question + answer (GSM8K), prompt + response, instruction + context + response (Dolly), a `system` column, and
+`history`, a list of [user, assistant] pairs that come before. The user turn is the instruction, an empty line and the input.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.types import Message
+from luthier.data.columns import OTHER_OBJECTIVES, told
+from luthier.data.faults import RowFault, kind_of
+from luthier.data.turns import conversation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from luthier.core.types import Conversation
+
+COLUMNS = {
+    "instruction": ("question", "query", "prompt"),
+    "input": ("context",),
+    "output": ("response", "answer", "completion"),
+    "system": ("system_prompt",),
+    "history": (),
+}
+REQUIRED = ("instruction", "output")
+
+
+def matches(columns: frozenset[str]) -> bool:
+    """Whether there is one column of instructions and one of answers; ``prompt`` + ``completion`` is another format."""
+    found = told(COLUMNS, columns)
+    raw = (found.get("instruction"), found.get("output")) == ("prompt", "completion")
+    # `context` + `question` + `answer` is also how extractive question answering looks; there it is `answers`
+    return all(name in found for name in REQUIRED) and not raw and not columns & OTHER_OBJECTIVES
+
+
+def read(row: Mapping[str, Any], columns: Mapping[str, str]) -> Conversation:
+    """Turn one row into a conversation."""
+    system, given = _text(row, columns, "system"), _text(row, columns, "input")
+    instruction, output = _text(row, columns, "instruction"), _text(row, columns, "output")
+    if not instruction.strip():
+        raise RowFault("empty instruction")
+    messages = [Message(role="system", content=system)] if system.strip() else []
+    messages += _history(row.get(columns.get("history", ""), None))
+    question = f"{instruction}\n\n{given}" if given.strip() else instruction
+    messages += [Message(role="user", content=question), Message(role="assistant", content=output)]
+    return conversation(messages)
+
+
+def _text(row: Mapping[str, Any], columns: Mapping[str, str], name: str) -> str:
+    value = row.get(columns.get(name, ""))
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise RowFault(f"{columns[name]} is not text", kind_of(value))
+    return value
+
+
+def _history(pairs: object) -> list[Message]:
+    if pairs is None:
+        return []
+    if not isinstance(pairs, list):
+        raise RowFault("history is not a list of pairs", kind_of(pairs))
+    messages = []
+    for pair in pairs:
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise RowFault("history is not a list of pairs", f"{kind_of(pair)} in it")
+        messages += [Message(role="user", content=pair[0]), Message(role="assistant", content=pair[1])]
+    return messages

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One big JSON array, read element by element.
+
+``json.load`` of a 120 MB file takes 500 MB; here the text of a few elements is held at a time.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.errors import DataError
+from luthier.data.readers.encoding import WINDOW, check_head, guess, not_utf8, opened
+from luthier.data.readers.lines import as_row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from luthier.data.readers.lines import Numbered
+
+CHUNK = 1 << 20  # bytes read at a time
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+
+class _Text:
+    """The text of a file from a moving position on."""
+
+    def __init__(self, file: BinaryIO, where: str) -> None:
+        self.file, self.where = file, where
+        self.decoder = codecs.getincrementaldecoder("utf-8")()
+        self.text, self.at, self.line, self.ended = "", 0, 1, False
+        self.bytes = check_head(where, file.read(WINDOW))
+        file.seek(self.bytes)
+
+    def more(self) -> None:
+        """Drop what was read and append the next chunk; the chunk grows with what is held, so that the work stays linear."""
+        self.line += self.text.count("\n", 0, self.at)
+        data = self.file.read(max(CHUNK, len(self.text) - self.at))
+        self.ended = not data
+        try:
+            self.text = self.text[self.at :] + self.decoder.decode(data, final=self.ended)
+        except UnicodeDecodeError as error:
+            near = data[max(0, error.start - 32) : error.start + WINDOW]
+            raise not_utf8(self.where, self.bytes + error.start, guess(near)) from None
+        self.at = 0
+        self.bytes += len(data)
+
+    def next(self) -> str:
+        """Skip white space and return the character there, or nothing at the end."""
+        while True:
+            self.at = _SPACE.match(self.text, self.at).end()  # type: ignore[union-attr] - matches always
+            if self.at < len(self.text) or self.ended:
+                return self.text[self.at : self.at + 1]
+            self.more()
+
+    def value(self, number: int) -> Any:
+        """Read one JSON value."""
+        scan = json.JSONDecoder().raw_decode
+        while True:
+            try:
+                value, end = scan(self.text, self.at)
+            except json.JSONDecodeError as error:
+                # near the end of what is held it may just be cut off: `tru`, `"abc`, `{"a"`
+                cut = error.pos > len(self.text) - 16 or error.msg.startswith("Unterminated string")
+                if self.ended or not cut:
+                    raise self.broken(error.pos, f"{error.msg} in row {number}") from None
+            else:
+                if end < len(self.text) or self.ended:  # at the edge, `12` may go on as `123`
+                    self.at = end
+                    return value
+            self.more()
+
+    def broken(self, at: int, what: str) -> DataError:
+        """Make the error of a file that is no JSON from here on."""
+        line = self.line + self.text.count("\n", 0, at)
+        column = at - self.text.rfind("\n", 0, at)
+        end = "the file ends too early: " if self.ended and at >= len(self.text.rstrip()) else ""
+        return DataError(
+            f"{self.where}, line {line}, column {column}",
+            f"{end}{what[:1].lower()}{what[1:]}",
+            "a JSON array of rows, or one JSON object a line (there a broken line costs that row alone)",
+            "mend the file at this place",
+        )
+
+
+def json_array(path: Path, where: str) -> Iterator[Numbered]:
+    """Yield the elements of a JSON array, numbered from 1.
+
+    Raises:
+        DataError: The text stops being JSON; the rest of the array cannot be found again after that.
+    """
+    with opened(path) as file:
+        text = _Text(file, where)
+        if text.next() != "[":
+            raise text.broken(text.at, "expecting '['")
+        text.at += 1
+        number = 0
+        while (char := text.next()) != "]":
+            if number:
+                if char != ",":
+                    raise text.broken(text.at, f"expecting ',' after row {number}")
+                text.at += 1
+                text.next()
+            number += 1
+            yield number, as_row(text.value(number))
+        text.at += 1
+        if text.next():
+            raise text.broken(text.at, "there is more after the array")

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Forest attention: each token sees its own segment's past and its ancestors, nothing else.
+
+Registered with transformers under the name ``luthier``; a model receives the forest as a keyword argument:
+``model(input_ids, position_ids=..., forest=forest, use_cache=False)``.
+
+    plain     one masked softmax over the whole forest, in any floating type: what the others must equal
+    CPU       one scaled-dot-product call a segment; no [T, T] mask exists
+    CUDA      one variable-length call (`kernels.varlen`), else as on the CPU
+
+Shapes: H query heads, K key heads (K divides H), T tokens, D head size, L own tokens, M visible tokens.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from luthier.kernels.varlen import varlen_attention, varlen_available
+
+if TYPE_CHECKING:
+    from luthier.kernels.forest import Forest
+
+NAME = "luthier"
+
+
+def visible(forest: Forest, sliding_window: int | None = None) -> torch.Tensor:
+    """Which token sees which: bool [T, T]. For tests, the plain form and messages only.
+
+    Args:
+        forest: The batch.
+        sliding_window: A token sees at most this many positions, itself included.
+    """
+    mask = torch.zeros(forest.num_tokens, forest.num_tokens, dtype=torch.bool)
+    for segment, (start, end) in enumerate(zip(forest.starts[:-1], forest.starts[1:], strict=True)):
+        mask[start:end, start:end] = torch.ones(end - start, end - start, dtype=torch.bool).tril()
+        for above in forest.ancestors(segment):
+            mask[start:end, forest.starts[above] : forest.starts[above + 1]] = True
+    if sliding_window is not None:
+        position = forest.position_ids.cpu()
+        mask &= position[:, None] - position[None, :] < sliding_window
+    return mask
+
+
+def plain_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    scaling: float,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """Softmax attention as the papers write it.
+
+    Args:
+        query: [H, L, D].
+        key: [K, M, D]; query heads share key heads in groups of H / K (grouped-query attention, arXiv 2305.13245).
+        value: [K, M, D].
+        mask: bool [L, M].
+        scaling: Factor of the scores.
+        softcap: Scores become softcap * tanh(score / softcap) (Gemma 2, arXiv 2408.00118, section 2).
+        sinks: [H] scores of a virtual key without value (gpt-oss).
+        dropout: Share of the weights that is dropped.
+
+    Returns:
+        [H, L, D].
+    """
+    groups = query.shape[0] // key.shape[0]
+    key, value = key.repeat_interleave(groups, 0), value.repeat_interleave(groups, 0)
+    scores = (query @ key.transpose(1, 2)) * scaling
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores.masked_fill(~mask, float("-inf"))
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.to(scores).reshape(-1, 1, 1).expand(-1, scores.shape[1], 1)], -1)
+    wide = scores.dtype if scores.dtype == torch.float64 else torch.float32
+    weights = torch.softmax(scores, -1, dtype=wide).to(query.dtype)
+    if sinks is not None:
+        weights = weights[..., :-1]
+    return F.dropout(weights, dropout) @ value if dropout else weights @ value
+
+
+def forest_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    forest: Forest,
+    *,
+    scaling: float,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
+    dropout: float = 0.0,
+) -> torch.Tensor:
+    """Attention over a forest, one call a segment (or one variable-length call on CUDA).
+
+    Args:
+        query: [H, T, D].
+        key: [K, T, D].
+        value: [K, T, D].
+        forest: Which token belongs to which segment.
+        scaling: See :func:`plain_attention`, as the other options.
+
+    Returns:
+        [H, T, D], equal to :func:`plain_attention` under :func:`visible`.
+    """
+    special = softcap is not None or sinks is not None
+    if varlen_available(query) and not special and not dropout:
+        return varlen_attention(query, key, value, forest, scaling=scaling, sliding_window=sliding_window)
+    lengths = forest.lengths()
+    queries, keys, values = (x.split(lengths, 1) for x in (query, key, value))
+    outputs = []
+    for segment, length in enumerate(lengths):
+        chain = [*forest.ancestors(segment), segment]
+        own_key, own_value = keys[segment], values[segment]
+        if len(chain) > 1:
+            own_key = torch.cat([keys[i] for i in chain], 1)
+            own_value = torch.cat([values[i] for i in chain], 1)
+        total = own_key.shape[1]
+        windowed = sliding_window is not None and total > sliding_window
+        mask = None
+        if len(chain) > 1 or windowed or special:
+            mask = _bottom_right(length, total, sliding_window, query.device)
+        if special:
+            assert mask is not None
+            one = plain_attention(
+                queries[segment], own_key, own_value, mask, scaling=scaling, softcap=softcap, sinks=sinks, dropout=dropout
+            )
+        else:
+            one = _sdpa(queries[segment], own_key, own_value, mask, scaling, dropout)
+        outputs.append(one)
+    return torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0]
+
+
+def _sdpa(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scaling: float, dropout: float
+) -> torch.Tensor:
+    return F.scaled_dot_product_attention(
+        query[None],
+        key[None],
+        value[None],
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scaling,
+        dropout_p=dropout,
+        enable_gqa=query.shape[0] != key.shape[0],
+    )[0]
+
+
+def _bottom_right(length: int, total: int, window: int | None, device: torch.device) -> torch.Tensor:
+    """Causal mask bool [L, M] whose last query sees the last key."""
+    query = torch.arange(total - length, total, device=device)[:, None]
+    key = torch.arange(total, device=device)[None]
+    mask = key <= query
+    return mask if window is None else mask & (query - key < window)
+
+
+def _interface(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    *,
+    forest: Forest | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """What transformers calls: [1, H, T, D] in, [1, T, H, D] out."""
+    if forest is None:
+        raise ValueError("attention 'luthier': no forest was passed; use luthier.models.serving(model) for generation")
+    out = forest_attention(
+        query[0],
+        key[0],
+        value[0],
+        forest,
+        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        sliding_window=sliding_window,
+        softcap=softcap,
+        sinks=s_aux,
+        dropout=dropout if module.training else 0.0,
+    )
+    return out.transpose(0, 1)[None], None
+
+
+AttentionInterface.register(NAME, _interface)
+# The forest says who sees whom; transformers need not build a mask.
+AttentionMaskInterface.register(NAME, lambda *_, **__: None)

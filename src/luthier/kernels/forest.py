@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The forest: trees of token segments laid flat on one token axis, without padding.
+
+    tree 0: [prompt | chosen | rejected]   tree 1: [example]
+             ^root     ^child of prompt             ^root
+
+A token attends to the earlier tokens of its own segment and to all tokens of the segment's ancestors.
+Positions go on from the parent's end, so each branch sees exactly what it would see alone.
+
+Shapes: T tokens, N segments, S scored tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from luthier.core.types import Tree
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forest:
+    """A batch.
+
+    Attributes:
+        input_ids: Token ids, int64 [T].
+        position_ids: Position of each token in its own branch, int64 [T].
+        starts: First token of each segment, and T at the end; N + 1 numbers.
+        parents: Parent of each segment, -1 for a root; N numbers, a parent stands before its children.
+        trees: Tree of each segment; N numbers.
+        adapters: Adapter of each tree.
+        score_index: The token whose hidden state predicts each scored token, int64 [S].
+        score_target: The scored token's id, int64 [S].
+        score_segment: The scored token's segment, int64 [S].
+        rows: Data row of each tree, for messages.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    starts: tuple[int, ...]
+    parents: tuple[int, ...]
+    trees: tuple[int, ...]
+    adapters: tuple[int, ...]
+    score_index: torch.Tensor
+    score_target: torch.Tensor
+    score_segment: torch.Tensor
+    rows: tuple[str, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Real tokens; there are no others."""
+        return self.starts[-1]
+
+    @property
+    def num_scored(self) -> int:
+        """Scored tokens."""
+        return len(self.score_target)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether every segment is a root: plain packed examples."""
+        return all(parent < 0 for parent in self.parents)
+
+    def lengths(self) -> list[int]:
+        """Tokens of each segment."""
+        return [b - a for a, b in zip(self.starts[:-1], self.starts[1:], strict=True)]
+
+    def ancestors(self, segment: int) -> list[int]:
+        """The segment's ancestors, root first."""
+        chain: list[int] = []
+        while (segment := self.parents[segment]) >= 0:
+            chain.append(segment)
+        return chain[::-1]
+
+    def to(self, device: torch.device | str) -> Forest:
+        """The same forest with its tensors on `device`."""
+        names = ("input_ids", "position_ids", "score_index", "score_target", "score_segment")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+
+
+def plant(trees: Sequence[Tree]) -> Forest:
+    """Lay trees flat.
+
+    The first token of a child segment is predicted by the last token of its parent; the first token of a root is
+    predicted by nothing and is never scored.
+
+    Args:
+        trees: At least one tree with at least one token.
+
+    Example:
+        >>> import numpy as np
+        >>> from luthier.core.types import Segment, Tree
+        >>> a = Segment(ids=np.array([5, 6], np.int32), scored=np.array([False, True]))
+        >>> b = Segment(ids=np.array([7], np.int32), scored=np.array([True]))
+        >>> forest = plant([Tree(segments=(a, b, b), parents=(-1, 0, 0))])
+        >>> forest.position_ids.tolist(), forest.score_index.tolist()
+        ([0, 1, 2, 2], [0, 1, 1])
+    """
+    ids, positions, index, target, owner = [], [], [], [], []
+    starts, parents, tree_of = [0], [], []
+    for number, tree in enumerate(trees):
+        first = len(parents)
+        offsets: list[int] = []  # position of each segment's first token in its branch
+        for segment, parent in zip(tree.segments, tree.parents, strict=True):
+            start = starts[-1]
+            offset = 0 if parent < 0 else offsets[parent] + len(tree.segments[parent])
+            before = -1 if parent < 0 else starts[first + parent + 1] - 1
+            offsets.append(offset)
+            scored = np.flatnonzero(segment.scored)
+            if before < 0:
+                scored = scored[scored > 0]
+            index.append(np.where(scored > 0, start + scored - 1, before))
+            target.append(segment.ids[scored])
+            owner.append(np.full(len(scored), len(parents)))
+            ids.append(segment.ids)
+            positions.append(np.arange(offset, offset + len(segment)))
+            starts.append(start + len(segment))
+            parents.append(-1 if parent < 0 else first + parent)
+            tree_of.append(number)
+    return Forest(
+        input_ids=_int64(ids),
+        position_ids=_int64(positions),
+        starts=tuple(starts),
+        parents=tuple(parents),
+        trees=tuple(tree_of),
+        adapters=tuple(tree.adapter for tree in trees),
+        score_index=_int64(index),
+        score_target=_int64(target),
+        score_segment=_int64(owner),
+        rows=tuple(tree.row for tree in trees),
+    )
+
+
+def _int64(parts: list[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate(parts).astype(np.int64))

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recipe: every key a run understands, with its type, default and meaning.
+
+Keys keep the spelling of transformers, PEFT and TRL. The text below a key is its one documentation:
+the command line's help, the YAML comments and the docs are made from it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """Common behaviour of all sections: strict, frozen, unknown keys refused."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Model(Section):
+    """Which base model, in which numbers."""
+
+    model_name_or_path: str
+    """A transformers folder, a hub name, `embedded` or `embedded-tiny`."""
+    model_revision: str | None = None
+    """Hub revision."""
+    adapter_name_or_path: str | None = None
+    """A PEFT folder to go on training from; its settings must agree with `method`."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Numbers of the forward pass. `auto`: bfloat16 where the machine multiplies it fast, else float32."""
+    quantization: Literal["none"] = "none"
+    """Quantisation of the frozen base."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Off unless you say so."""
+
+
+class Source(Section):
+    """One place that rows come from."""
+
+    path: str
+    """A file (JSON, JSONL, CSV, Parquet, text), a folder, or a hub data set."""
+    format: str = "auto"
+    """A name of `luthier formats`, or `auto`: told by the columns and said aloud."""
+    split: str | None = None
+    """The split of a folder or hub data set; default `train`, or `test` for `data.eval`."""
+    weight: Annotated[float, Field(gt=0.0)] = 1.0
+    """Share of the rows used in each epoch; 2 uses each row twice, 0.5 every second one (drawn anew each epoch)."""
+    max_rows: Positive | None = None
+    """Use only the first rows."""
+    columns: dict[str, str] = {}
+    """Your column names: `{instruction: question, output: answer}`."""
+
+
+def _sources(value: Any) -> Any:
+    """Accept `path`, `{path: …}` and lists of both."""
+    items = value if isinstance(value, list | tuple) else [value]
+    return tuple({"path": item} if isinstance(item, str) else item for item in items)
+
+
+Sources = Annotated[tuple[Source, ...], BeforeValidator(_sources)]
+
+
+class Data(Section):
+    """Which rows, and how the model sees them."""
+
+    train: Sources
+    """Where the training rows come from: a path, or a list of sources."""
+    eval: Sources = ()
+    """Rows for evaluation during training."""
+    max_length: Annotated[int, Field(ge=8)] = 1024
+    """Tokens of one example at most; longer ones are treated as `truncation` says, and counted."""
+    truncation: Literal["right", "refuse"] = "right"
+    """Cut the end of a row that is too long, or refuse the row."""
+    packing: bool = True
+    """Lay several examples into one bin of `max_length` tokens; they never see each other."""
+    loss_on: Literal["assistant", "last", "all"] = "assistant"
+    """Train on every assistant turn, on the last one only, or on all tokens."""
+    chat_template: str = "auto"
+    """`auto`: the model's own. Else a name of `luthier templates`, or a Jinja file."""
+    system: str | None = None
+    """System prompt for conversations that have none."""
+    refused_tolerance: Share = 0.02
+    """Share of refused rows above which the run stops before it starts."""
+    shuffle: bool = True
+    """Draw a new order in each epoch from `seed`."""
+
+
+class Optim(Section):
+    """How the parameters move."""
+
+    optim: str = "adamw"
+    """`adamw`, `sgd` or `adafactor` (also `adamw_torch`, `adamw_torch_fused`)."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 2.0e-4
+    """Peak learning rate."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """Decoupled weight decay; biases and norms are left out."""
+    adam_beta1: Share = 0.9
+    """First moment's decay."""
+    adam_beta2: Share = 0.999
+    """Second moment's decay."""
+    adam_epsilon: Annotated[float, Field(gt=0.0)] = 1.0e-8
+    """Added to the root of the second moment."""
+    momentum: Share = 0.0
+    """Momentum of `sgd`."""
+    max_grad_norm: Annotated[float, Field(ge=0.0)] = 1.0
+    """Clip the gradient's global norm; 0 turns clipping off."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    """Shape of the learning rate after warm-up."""
+    warmup_ratio: Share = 0.03
+    """Share of the steps that warm up; `warmup_steps` goes before it."""
+    warmup_steps: NonNegative = 0
+    """Steps that warm up; 0 means `warmup_ratio` decides."""
+
+
+class Train(Section):
+    """The loop."""
+
+    num_train_epochs: Annotated[float, Field(gt=0.0)] = 1.0
+    """Passes over the data; `max_steps` goes before it."""
+    max_steps: Annotated[int, Field(ge=-1)] = -1
+    """Optimiser steps; -1 means `num_train_epochs` decides."""
+    per_device_train_batch_size: Positive = 8
+    """Bins of `max_length` tokens in a micro-batch (with packing), or examples (without)."""
+    gradient_accumulation_steps: Positive = 1
+    """Micro-batches of an optimiser step; the loss is normalised over all of them."""
+    per_device_eval_batch_size: Positive = 8
+    """As for training, in evaluation."""
+    gradient_checkpointing: Literal["auto"] | bool = "auto"
+    """Recompute activations in the backward pass; `auto`: only where they would not fit into memory."""
+    torch_compile: bool = False
+    """Compile the decoder layers. Pays on a GPU, and on a CPU only in long runs."""
+    logging_steps: Positive = 1
+    """A line in metrics.jsonl every so many steps."""
+    eval_steps: NonNegative = 0
+    """Evaluate every so many steps; 0: only at the end (where `data.eval` is given)."""
+    save_steps: NonNegative = 0
+    """Write a checkpoint every so many steps; 0: only at the end and on Ctrl-C."""
+    save_total_limit: Positive | None = 2
+    """Keep this many newest checkpoints."""
+    early_stopping_patience: NonNegative = 0
+    """Stop after so many evaluations without a better loss; 0: never."""
+    report_to: tuple[str, ...] = ()
+    """Trackers besides metrics.jsonl: names in `engine/callbacks`, such as `tensorboard`, `wandb`."""
+
+
+def _entry(value: Any) -> Any:
+    """Accept `lora` for `{name: lora}`."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+Entry = Annotated[dict[str, Any], BeforeValidator(_entry)]
+
+
+class Recipe(Section):
+    """One run: model x data x method x objective x optim x train.
+
+    Example:
+        >>> Recipe(model={"model_name_or_path": "embedded"}, data={"train": "rows.jsonl"}).optim.learning_rate
+        0.0002
+    """
+
+    model: Model
+    """Which base model."""
+    data: Data
+    """Which rows."""
+    method: Entry = {"name": "lora"}
+    """What is trainable: a name of `luthier methods` and that method's own keys."""
+    objective: Entry = {"name": "sft"}
+    """What is minimised: a name of `luthier objectives` and that objective's own keys."""
+    optim: Optim = Optim()
+    """How the parameters move."""
+    train: Train = Train()
+    """The loop."""
+    seed: NonNegative = 42
+    """Initialisation, order and dropout."""
+    output_dir: str = "runs/first"
+    """Where everything is written."""
