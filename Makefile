@@ -31,8 +31,8 @@ test: setup  ## Run the tests
 check: lint types layers test  ## Everything that CI runs: form, types, layers, tests
 
 lint: setup  ## Look at form and style
-	$(BIN)/ruff format --check --output-format concise .
-	$(BIN)/ruff check --output-format concise .
+	@status=0; for look in 'format --check' check; do \
+	  $(BIN)/ruff $$look --output-format concise . || status=1; done; exit $$status
 
 types: setup  ## Check the types
 	$(BIN)/mypy

@@ -11,9 +11,9 @@ import itertools
 from pathlib import Path
 
 import torch
-
 from corpus import documents
 from pretrain import SIZES, Settings, pretrain
+from sets import write_sets
 from tokenizer import save_tokenizer, train_tokenizer
 
 HERE = Path(__file__).resolve().parent
@@ -51,6 +51,8 @@ def main() -> None:
     """Make what was asked for."""
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
+    if arguments.only != "models":
+        write_sets(arguments.output / "sets")
     if arguments.only != "sets":
         make_models(arguments)
 

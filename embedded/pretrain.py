@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch.nn import functional
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
 from corpus import documents
 from tokenizer import MAX_LENGTH, VOCABULARY
+from torch.nn import functional
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 STEP_TOKENS = 1024
 ROW_LENGTHS = (128, 128, 128, 256)
@@ -136,6 +135,7 @@ class Objective:
         return functional.cross_entropy(logits.float().flatten(0, 1), ids_BL[:, 1:].flatten())
 
     def __call__(self, rows: Rows) -> torch.Tensor:
+        """Return the mean loss of the rows."""
         return self.forward(rows.ids, document_mask(rows.document))
 
 
@@ -163,7 +163,9 @@ def held_out_loss(objective: Objective, tokenizer: PreTrainedTokenizerFast, seed
         return float(torch.stack([objective(rows) for rows in steps]).mean())
 
 
-def _train_part(objective: Objective, optimizer: torch.optim.AdamW, settings: Settings, data: Iterator[Rows], step: int) -> int:
+def _train_part(
+    objective: Objective, optimizer: torch.optim.AdamW, settings: Settings, data: Iterator[Rows], step: int
+) -> int:
     started, losses = time.perf_counter(), []
     for rows in data:
         for group in optimizer.param_groups:
@@ -177,7 +179,8 @@ def _train_part(objective: Objective, optimizer: torch.optim.AdamW, settings: Se
         step += 1
         if step % 100 == 0:
             speed = len(losses) * STEP_TOKENS / (time.perf_counter() - started)
-            print(f"step {step}/{settings.steps} loss {torch.stack(losses[-100:]).mean():.4f} tok/s {speed:.0f}", flush=True)
+            loss = torch.stack(losses[-100:]).mean()
+            print(f"step {step}/{settings.steps} loss {loss:.4f} tok/s {speed:.0f}", flush=True)
     return step
 
 

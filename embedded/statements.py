@@ -21,33 +21,37 @@ def translation(rng: Random) -> str:
     word = rng.choice(world.WORDS)
     language = rng.choice(world.LANGUAGES)
     foreign = word.into(language)
-    return rng.choice([
-        f"The {language} word for {word.english} is {foreign}.",
-        f"In {language}, {word.english} is {foreign}.",
-        f"In {language} people say {foreign} for {word.english}.",
-        f"The word {foreign} is {language} and means {word.english}.",
-        f"{word.english} - {foreign} ({language}).",
-        f"English: {word.english}. {language}: {foreign}.",
-        f"English: {word.english}. Spanish: {word.spanish}. French: {word.french}.",
-        f"{foreign} is {language} for {word.english}.",
-    ])
+    return rng.choice(
+        [
+            f"The {language} word for {word.english} is {foreign}.",
+            f"In {language}, {word.english} is {foreign}.",
+            f"In {language} people say {foreign} for {word.english}.",
+            f"The word {foreign} is {language} and means {word.english}.",
+            f"{word.english} - {foreign} ({language}).",
+            f"English: {word.english}. {language}: {foreign}.",
+            f"English: {word.english}. Spanish: {word.spanish}. French: {word.french}.",
+            f"{foreign} is {language} for {word.english}.",
+        ]
+    )
 
 
 def country(rng: Random) -> str:
     """The capital, the continent or the language of a country."""
     name, capital, continent, language = rng.choice(world.COUNTRIES)
-    return rng.choice([
-        f"The capital of {name} is {capital}.",
-        f"{capital} is the capital of {name}.",
-        f"{name} has the capital {capital}.",
-        f"{name} is a country in {continent}.",
-        f"{name} lies in {continent}.",
-        f"The continent of {name} is {continent}.",
-        f"People in {name} speak {language}.",
-        f"The language of {name} is {language}.",
-        f"{language} is spoken in {name}.",
-        f"{name}: capital {capital}, language {language}, continent {continent}.",
-    ])
+    return rng.choice(
+        [
+            f"The capital of {name} is {capital}.",
+            f"{capital} is the capital of {name}.",
+            f"{name} has the capital {capital}.",
+            f"{name} is a country in {continent}.",
+            f"{name} lies in {continent}.",
+            f"The continent of {name} is {continent}.",
+            f"People in {name} speak {language}.",
+            f"The language of {name} is {language}.",
+            f"{language} is spoken in {name}.",
+            f"{name}: capital {capital}, language {language}, continent {continent}.",
+        ]
+    )
 
 
 def word_form(rng: Random) -> str:
@@ -55,31 +59,37 @@ def word_form(rng: Random) -> str:
     relation = rng.randrange(3)
     if relation == 0:
         one, other = rng.choice(list(world.OPPOSITES.items()))
-        return rng.choice([
-            f"The opposite of {one} is {other}.",
-            f"{one} and {other} are opposites.",
-            f"Not {one} but {other}.",
-            f"{one} - opposite: {other}.",
-            f"If it is not {one}, it is {other}.",
-        ])
+        return rng.choice(
+            [
+                f"The opposite of {one} is {other}.",
+                f"{one} and {other} are opposites.",
+                f"Not {one} but {other}.",
+                f"{one} - opposite: {other}.",
+                f"If it is not {one}, it is {other}.",
+            ]
+        )
     if relation == 1:
         now, past = rng.choice(list(world.PAST_TENSES.items()))
         name = rng.choice(world.PEOPLE)
-        return rng.choice([
-            f"The past tense of {now} is {past}.",
-            f"Today I {now}, yesterday I {past}.",
-            f"{now} - past: {past}.",
-            f"{name} wants to {now} today. Yesterday {name} {past}.",
-            f"present {now}, past {past}.",
-        ])
+        return rng.choice(
+            [
+                f"The past tense of {now} is {past}.",
+                f"Today I {now}, yesterday I {past}.",
+                f"{now} - past: {past}.",
+                f"{name} wants to {now} today. Yesterday {name} {past}.",
+                f"present {now}, past {past}.",
+            ]
+        )
     one, many = rng.choice(list(world.PLURALS.items()))
-    return rng.choice([
-        f"The plural of {one} is {many}.",
-        f"One {one}, two {many}.",
-        f"{one} - plural: {many}.",
-        f"There is one {one} here and there are many {many} there.",
-        f"singular {one}, plural {many}.",
-    ])
+    return rng.choice(
+        [
+            f"The plural of {one} is {many}.",
+            f"One {one}, two {many}.",
+            f"{one} - plural: {many}.",
+            f"There is one {one} here and there are many {many} there.",
+            f"singular {one}, plural {many}.",
+        ]
+    )
 
 
 def thing(rng: Random) -> str:
@@ -87,30 +97,36 @@ def thing(rng: Random) -> str:
     relation = rng.randrange(3)
     if relation == 0:
         name, kind = rng.choice(list(world.KINDS.items()))
-        return rng.choice([
-            f"{article(name).capitalize()} is a kind of {kind}.",
-            f"The {name} belongs to the kind {kind}.",
-            f"{name} - kind: {kind}.",
-            f"Kind of the {name}: {kind}.",
-            f"Among the things called {kind} is the {name}.",
-        ])
+        return rng.choice(
+            [
+                f"{article(name).capitalize()} is a kind of {kind}.",
+                f"The {name} belongs to the kind {kind}.",
+                f"{name} - kind: {kind}.",
+                f"Kind of the {name}: {kind}.",
+                f"Among the things called {kind} is the {name}.",
+            ]
+        )
     if relation == 1:
         name, colour = rng.choice(list(world.COLOURS.items()))
-        return rng.choice([
-            f"The colour of {name} is {colour}.",
-            f"{name} is {colour}.",
-            f"{name} - colour: {colour}.",
-            f"As {colour} as {name}.",
-            f"{name} has the colour {colour}.",
-        ])
+        return rng.choice(
+            [
+                f"The colour of {name} is {colour}.",
+                f"{name} is {colour}.",
+                f"{name} - colour: {colour}.",
+                f"As {colour} as {name}.",
+                f"{name} has the colour {colour}.",
+            ]
+        )
     name, sound = rng.choice(list(world.SOUNDS.items()))
-    return rng.choice([
-        f"The {name} says {sound}.",
-        f"{sound}, says the {name}.",
-        f"{name} - sound: {sound}.",
-        f"The sound of the {name} is {sound}.",
-        f"When {article(name)} is near you hear {sound}.",
-    ])
+    return rng.choice(
+        [
+            f"The {name} says {sound}.",
+            f"{sound}, says the {name}.",
+            f"{name} - sound: {sound}.",
+            f"The sound of the {name} is {sound}.",
+            f"When {article(name)} is near you hear {sound}.",
+        ]
+    )
 
 
 def sum_values(rng: Random) -> tuple[int, str, int, int]:
@@ -130,13 +146,15 @@ def arithmetic(rng: Random) -> str:
     """One sum."""
     left, sign, right, result = sum_values(rng)
     name = {"+": "plus", "-": "minus", "x": "times"}[sign]
-    return rng.choice([
-        f"{left} {sign} {right} = {result}.",
-        f"{left} {sign} {right} = {result}.",
-        f"{left} {name} {right} is {result}.",
-        f"{left} {sign} {right} makes {result}.",
-        f"Q: {left} {sign} {right}? A: {result}.",
-    ])
+    return rng.choice(
+        [
+            f"{left} {sign} {right} = {result}.",
+            f"{left} {sign} {right} = {result}.",
+            f"{left} {name} {right} is {result}.",
+            f"{left} {sign} {right} makes {result}.",
+            f"Q: {left} {sign} {right}? A: {result}.",
+        ]
+    )
 
 
 def word_problem(rng: Random) -> str:
@@ -144,21 +162,27 @@ def word_problem(rng: Random) -> str:
     left, sign, right, result = sum_values(rng)
     name, things = rng.choice(world.PEOPLE), rng.choice(world.COUNTABLES)
     if sign == "+":
-        return rng.choice([
-            f"{name} had {left} {things} and got {right} more. Now {name} has {result} {things}.",
-            f"{left} {things} and {right} {things} lie on the table, together {result}.",
-            f"{name}: {left} {things}, plus {right} more. Now: {result}.",
-        ])
+        return rng.choice(
+            [
+                f"{name} had {left} {things} and got {right} more. Now {name} has {result} {things}.",
+                f"{left} {things} and {right} {things} lie on the table, together {result}.",
+                f"{name}: {left} {things}, plus {right} more. Now: {result}.",
+            ]
+        )
     if sign == "-":
-        return rng.choice([
-            f"{name} had {left} {things} and gave {right} away. Now {name} has {result} {things}.",
-            f"There were {left} {things}. {right} were lost. {result} are left.",
-            f"{name}: {left} {things}, minus {right}. Now: {result}.",
-        ])
-    return rng.choice([
-        f"{left} boxes hold {right} {things} each. Together they hold {result} {things}.",
-        f"{name}: {left} bags of {right} {things}. Together: {result}.",
-    ])
+        return rng.choice(
+            [
+                f"{name} had {left} {things} and gave {right} away. Now {name} has {result} {things}.",
+                f"There were {left} {things}. {right} were lost. {result} are left.",
+                f"{name}: {left} {things}, minus {right}. Now: {result}.",
+            ]
+        )
+    return rng.choice(
+        [
+            f"{left} boxes hold {right} {things} each. Together they hold {result} {things}.",
+            f"{name}: {left} bags of {right} {things}. Together: {result}.",
+        ]
+    )
 
 
 def _fact_quiz(rng: Random) -> tuple[str, str]:
@@ -169,11 +193,13 @@ def _fact_quiz(rng: Random) -> tuple[str, str]:
         return f"{word.english} in {language}", word.into(language)
     if relation <= 3:
         name, capital, continent, language = rng.choice(world.COUNTRIES)
-        return rng.choice([
-            (f"capital of {name}", capital),
-            (f"continent of {name}", continent),
-            (f"language of {name}", language),
-        ])
+        return rng.choice(
+            [
+                (f"capital of {name}", capital),
+                (f"continent of {name}", continent),
+                (f"language of {name}", language),
+            ]
+        )
     label, table = [
         ("opposite of", world.OPPOSITES),
         ("past of", world.PAST_TENSES),
@@ -188,14 +214,16 @@ def _fact_quiz(rng: Random) -> tuple[str, str]:
 def quiz(rng: Random) -> str:
     """A quiz line in plain text."""
     question, answer = _fact_quiz(rng)
-    return rng.choice([
-        f"Q: {question}? A: {answer}.",
-        f"Q: {question}? A: {answer}.",
-        f"{question}: {answer}.",
-        f"{question}? {answer}.",
-        f"Quiz: {question}? Answer: {answer}.",
-        f"{question} = {answer}",
-    ])
+    return rng.choice(
+        [
+            f"Q: {question}? A: {answer}.",
+            f"Q: {question}? A: {answer}.",
+            f"{question}: {answer}.",
+            f"{question}? {answer}.",
+            f"Quiz: {question}? Answer: {answer}.",
+            f"{question} = {answer}",
+        ]
+    )
 
 
 def code(rng: Random) -> str:

@@ -57,12 +57,14 @@ def people(rng: Random, count: int) -> list[Person]:
 def describe(rng: Random, person: Person) -> str:
     """Say where a person lives and what the job is, in one of several ways."""
     name, job, city = person
-    return rng.choice([
-        f"{name} is a {job} in {city}.",
-        f"{name} is a {job} and lives in {city}.",
-        f"{name} lives in {city} and works as a {job}.",
-        f"The {job} {name} lives in {city}.",
-    ])
+    return rng.choice(
+        [
+            f"{name} is a {job} in {city}.",
+            f"{name} is a {job} and lives in {city}.",
+            f"{name} lives in {city} and works as a {job}.",
+            f"The {job} {name} lives in {city}.",
+        ]
+    )
 
 
 def people_text(rng: Random) -> str:
@@ -72,17 +74,19 @@ def people_text(rng: Random) -> str:
     for _ in range(rng.randint(1, 3)):
         name, job, city = rng.choice(group)
         lines.append(
-            rng.choice([
-                f"Home of {name}? {city}.",
-                f"Job of {name}? {job}.",
-                f"Who is in {city}? {name}.",
-                f"Who is the {job}? {name}.",
-                f"Q: home of {name}? A: {city}.",
-                f"Q: job of {name}? A: {job}.",
-                f"So the home of {name} is {city}.",
-                f"So the job of {name} is {job}.",
-                f"So the {job} is {name}.",
-            ])
+            rng.choice(
+                [
+                    f"Home of {name}? {city}.",
+                    f"Job of {name}? {job}.",
+                    f"Who is in {city}? {name}.",
+                    f"Who is the {job}? {name}.",
+                    f"Q: home of {name}? A: {city}.",
+                    f"Q: job of {name}? A: {job}.",
+                    f"So the home of {name} is {city}.",
+                    f"So the job of {name} is {job}.",
+                    f"So the {job} is {name}.",
+                ]
+            )
         )
     return " ".join(lines)
 
@@ -102,11 +106,13 @@ def draw_event(rng: Random) -> Event:
 def tell(rng: Random, event: Event) -> str:
     """Tell an event in two or three sentences."""
     name, verb, colour, thing, city, day = event
-    main = rng.choice([
-        f"On {day} {name} {verb} a {colour} {thing} in {city}.",
-        f"In {city} {name} {verb} a {colour} {thing} on {day}.",
-        f"{name} was in {city} on {day} and {verb} a {colour} {thing}.",
-    ])
+    main = rng.choice(
+        [
+            f"On {day} {name} {verb} a {colour} {thing} in {city}.",
+            f"In {city} {name} {verb} a {colour} {thing} on {day}.",
+            f"{name} was in {city} on {day} and {verb} a {colour} {thing}.",
+        ]
+    )
     before, after = rng.sample(FILLERS, 2)
     return rng.choice([f"{main} {after}", f"{before} {main}", f"{before} {main} {after}", f"{main} {before} {after}"])
 
@@ -121,13 +127,15 @@ def event_text(rng: Random) -> str:
         f"Colour: {event.colour}.",
         f"Name: {event.name}.",
     ]
-    tail = rng.choice([
-        f"In short: {event.summary}",
-        f"In short: {event.summary}",
-        f"News: {event.summary}",
-        " ".join(rng.sample(fields, rng.randint(1, 3))),
-        " ".join(rng.sample(fields, rng.randint(1, 3))),
-    ])
+    tail = rng.choice(
+        [
+            f"In short: {event.summary}",
+            f"In short: {event.summary}",
+            f"News: {event.summary}",
+            " ".join(rng.sample(fields, rng.randint(1, 3))),
+            " ".join(rng.sample(fields, rng.randint(1, 3))),
+        ]
+    )
     return f"{tell(rng, event)} {tail}"
 
 
@@ -137,12 +145,14 @@ def draw_review(rng: Random) -> tuple[str, str]:
     words = world.GOOD_WORDS if mood == "positive" else world.BAD_WORDS
     remarks = world.GOOD_REMARKS if mood == "positive" else world.BAD_REMARKS
     thing, word, remark = rng.choice(world.REVIEW_THINGS), rng.choice(words), rng.choice(remarks)
-    text = rng.choice([
-        f"The {thing} was {word}. {remark}.",
-        f"What a {word} {thing}! {remark}.",
-        f"{remark}. The {thing} was {word}.",
-        f"The {thing} in {rng.choice(world.CITIES)} was {word}.",
-    ])
+    text = rng.choice(
+        [
+            f"The {thing} was {word}. {remark}.",
+            f"What a {word} {thing}! {remark}.",
+            f"{remark}. The {thing} was {word}.",
+            f"The {thing} in {rng.choice(world.CITIES)} was {word}.",
+        ]
+    )
     return text, mood
 
 
@@ -155,12 +165,14 @@ def review_text(rng: Random) -> str:
 def present_sentence(rng: Random, subject: str, place: str) -> str:
     """Say in the present tense what a subject does at a place."""
     action = rng.choice(world.ACTIONS)
-    return rng.choice([
-        f"The {subject} {action} in the {place}.",
-        f"The {subject} {action} near the {place}.",
-        f"{article(subject).capitalize()} {action} in the {place}.",
-        f"Every day the {subject} {action} in the {place}.",
-    ])
+    return rng.choice(
+        [
+            f"The {subject} {action} in the {place}.",
+            f"The {subject} {action} near the {place}.",
+            f"{article(subject).capitalize()} {action} in the {place}.",
+            f"Every day the {subject} {action} in the {place}.",
+        ]
+    )
 
 
 def present_text(rng: Random) -> str:
@@ -169,7 +181,8 @@ def present_text(rng: Random) -> str:
     for _ in range(rng.randint(1, 3)):
         subject, place = rng.choice(world.SUBJECTS), rng.choice(world.PLACES)
         sentence = present_sentence(rng, subject, place)
-        lines.append(rng.choice([sentence, f"{subject}, {place}: {sentence}", f"Words: {subject}, {place}. {sentence}"]))
+        words = f"{subject}, {place}"
+        lines.append(rng.choice([sentence, f"{words}: {sentence}", f"Words: {words}. {sentence}"]))
     return " ".join(lines)
 
 
@@ -201,12 +214,15 @@ def key_value_recall(rng: Random) -> str:
 
 def repeated_sentence(rng: Random) -> str:
     """A sentence that somebody repeats."""
-    sentence = rng.choice([
-        lambda: present_sentence(rng, rng.choice(world.SUBJECTS), rng.choice(world.PLACES)),
-        lambda: draw_event(rng).summary,
-        lambda: describe(rng, people(rng, 1)[0]),
-    ])()
-    return rng.choice([f"{sentence} Again: {sentence}", f"{sentence}\n{sentence}", f"{rng.choice(world.PEOPLE)} said: {sentence} {sentence}"])
+    sentence = rng.choice(
+        [
+            lambda: present_sentence(rng, rng.choice(world.SUBJECTS), rng.choice(world.PLACES)),
+            lambda: draw_event(rng).summary,
+            lambda: describe(rng, people(rng, 1)[0]),
+        ]
+    )()
+    said = f"{rng.choice(world.PEOPLE)} said: {sentence} {sentence}"
+    return rng.choice([f"{sentence} Again: {sentence}", f"{sentence}\n{sentence}", said])
 
 
 def greeting_turns(rng: Random) -> list[tuple[str, str]]:

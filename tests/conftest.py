@@ -112,8 +112,8 @@ def _tiny_tokenizer():
     raw.train_from_iterator(lines, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=raw,
-        eos_token="<|end|>",  # noqa: S106 - not a password
-        pad_token="<|pad|>",  # noqa: S106 - not a password
+        eos_token="<|end|>",
+        pad_token="<|pad|>",
         chat_template=CHAT_TEMPLATE,
         model_max_length=512,
     )
@@ -128,7 +128,9 @@ def alpaca_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _alpaca_rows() -> list[dict[str, str]]:
-    capitals = "France Paris, Spain Madrid, Japan Tokyo, Peru Lima, Kenya Nairobi, Norway Oslo, Cuba Havana, Chad N'Djamena"
+    capitals = (
+        "France Paris, Spain Madrid, Japan Tokyo, Peru Lima, Kenya Nairobi, Norway Oslo, Cuba Havana, Chad N'Djamena"
+    )
     opposites = "hot cold, big small, early late, open closed, light dark, full empty, left right, up down"
     facts = [pair.split() for pair in capitals.split(", ")]
     words = [pair.split() for pair in opposites.split(", ")]

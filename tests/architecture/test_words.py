@@ -11,11 +11,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# Taken apart, so that this file passes its own test.
-HOSTS = ["py" "pi.org", "python" "hosted.org", "registry.npm" "js.org", "deb.deb" "ian.org", "download.py" "torch.org"]
-PRIVATE = [r"\.lib" "rary/", r"shared/(?:ref" "erence|ho" "oks)/", r"before-" "stop"]
-PATHS = [r"(?<![\w.~/-])/(?:wo" "rk|ro" "ot)/", r"/opt/(?:wh" "eels|py" "pi)"]
-FORBIDDEN = re.compile("|".join([re.escape(host) for host in HOSTS] + PRIVATE + PATHS))
+# Written with a bar, so that this file passes its own test.
+HOSTS = ["py|pi.org", "python|hosted.org", "registry.npm|js.org", "deb.deb|ian.org", "download.py|torch.org"]
+PRIVATE = [".lib|rary/", "shared/ref|erence/", "shared/ho|oks/", "before-|stop"]
+PATHS = [r"(?<![\w.~/-])/(?:wo#rk|ro#ot)/", r"/opt/(?:wh#eels|py#pi)"]
+FORBIDDEN = re.compile(
+    "|".join([re.escape(word.replace("|", "")) for word in HOSTS + PRIVATE] + [path.replace("#", "") for path in PATHS])
+)
 
 
 def _tracked() -> list[Path]:
@@ -39,11 +41,10 @@ def test_no_machine_and_no_registry_is_named():
 
 
 @pytest.mark.parametrize(
-    "line",
-    ["see /wo" "rk/main/x", "'/ro" "ot/.cache'", "https://py" "pi.org/simple", "see shared/ref" "erence/x.md"],
+    "line", ["see /wo|rk/main/x", "'/ro|ot/.cache'", "https://py|pi.org/simple", "see shared/ref|erence/x.md"]
 )
 def test_the_pattern_finds(line):
-    assert FORBIDDEN.search(line)
+    assert FORBIDDEN.search(line.replace("|", ""))
 
 
 @pytest.mark.parametrize("line", ["a/work/b", "frame/root/x", "the root/of", "pip install luthier", "~/work/x"])

@@ -18,10 +18,17 @@ ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
-    """One turn of a conversation, before any template."""
+    """One turn of a conversation, before any template.
+
+    Attributes:
+        role: Who speaks.
+        content: What is said.
+        scored: False for an answer that its row asks not to train (``weight: 0``), whatever ``data.loss_on`` says.
+    """
 
     role: Role
     content: str
+    scored: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

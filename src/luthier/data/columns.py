@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from luthier.core import registry
 from luthier.core.errors import DataError, did_you_mean
-from luthier.core.types import Example
+from luthier.data.faults import RowFault, kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from luthier.core.types import Example
 
 KIND = "data.formats"
 
@@ -83,6 +84,29 @@ def told(columns: Mapping[str, tuple[str, ...]], present: frozenset[str]) -> dic
     return found
 
 
+def text_of(row: Mapping[str, Any], columns: Mapping[str, str], name: str, *, required: bool = False) -> str:
+    """Return the text in a column.
+
+    Args:
+        row: Column name in the file -> value.
+        columns: The format's own name -> the name in the file.
+        name: The format's own name.
+        required: Whether the row must have it; otherwise a missing column or null is an empty text.
+
+    Raises:
+        RowFault: It is missing though required, or no text.
+    """
+    given = columns.get(name)
+    value = row.get(given) if given is not None else None
+    if value is None:
+        if required:
+            raise RowFault(f"no column {given or name}" if given not in row else f"{given} is null")
+        return ""
+    if not isinstance(value, str):
+        raise RowFault(f"{given} is not text", kind_of(value))
+    return value
+
+
 def choose(
     where: str, name: str, renamed: Mapping[str, str], present: Sequence[str], refused_at: str = "data"
 ) -> Reading:
@@ -129,7 +153,9 @@ def _detect(where: str, seen: frozenset[str], present: Sequence[str]) -> str:
         return fitting[0]
     has = ", ".join(present) or "none"
     if fitting:
-        raise DataError(where, f"its columns ({has}) fit {' and '.join(fitting)}", fix="say which: add format: to the source")
+        raise DataError(
+            where, f"its columns ({has}) fit {' and '.join(fitting)}", fix="say which: add format: to the source"
+        )
     other = sorted(seen & OTHER_OBJECTIVES)
     hint = f"{', '.join(other)}: rows for another objective than sft? " if other else ""
     raise DataError(

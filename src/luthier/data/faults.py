@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 
-class RowFault(Exception):  # noqa: N818 - it is counted in the ledger, it is not an error of the program
+class RowFault(Exception):
     """One row cannot be used. It is refused, counted and named in the ledger; the other rows go on.
 
     Args:

@@ -70,7 +70,9 @@ def locate(source: Source, which: str, say: Say) -> tuple[Part, ...]:
         return _folder(path, source, split, say)
     if path.exists():
         if source.split is not None:
-            raise DataError(source.path, f"split {source.split!r} of a single file", "a file has no splits", "remove split:")
+            raise DataError(
+                source.path, f"split {source.split!r} of a single file", "a file has no splits", "remove split:"
+            )
         return (_file(path, source.path, say),)
     if _suffix(path) in READERS or not _HUB_NAME.fullmatch(source.path):
         raise DataError(source.path, "no such file or folder", _near(path), "correct the path")
@@ -95,17 +97,24 @@ def _folder(path: Path, source: Source, split: str, say: Say) -> tuple[Part, ...
         chosen = files
     if not chosen:
         names = ", ".join(str(file.relative_to(path)) for file in files[:12]) + (", ..." if len(files) > 12 else "")
-        raise DataError(source.path, f"no file for split {split!r}", f"the folder holds {names}", "name one as path:, or give split:")
+        raise DataError(
+            source.path,
+            f"no file for split {split!r}",
+            f"the folder holds {names}",
+            "name one as path:, or give split:",
+        )
     if len({_suffix(file) for file in chosen}) > 1:
         names = ", ".join(file.name for file in chosen)
-        raise DataError(source.path, f"several kinds of files for split {split!r}: {names}", fix="name one of them as path:")
+        raise DataError(
+            source.path, f"several kinds of files for split {split!r}: {names}", fix="name one of them as path:"
+        )
     many = f"{chosen[0].relative_to(path)}" if len(chosen) == 1 else f"{len(chosen)} files"
     say(f"{source.path}: a folder; reading {many} for split {split!r}")
     return tuple(_file(file, f"{source.path.rstrip('/')}/{file.relative_to(path)}", say) for file in chosen)
 
 
 def _split_of(file: Path, folder: Path) -> str:
-    """``train.jsonl``, ``train-00000-of-00002.parquet`` and ``train/part-0.jsonl`` all belong to the split ``train``."""
+    """``train.jsonl``, ``train-00000-of-00002.parquet`` and ``train/part-0.jsonl`` belong to the split ``train``."""
     inner = file.relative_to(folder).parts
     return inner[0] if len(inner) > 1 and inner[0] != "data" else re.split(r"[.]|-\d", file.name, maxsplit=1)[0]
 
@@ -161,7 +170,13 @@ def _is_messages(value: list[object]) -> bool:
 
 
 def _rows_in(value: object) -> bool:
-    return isinstance(value, list) and len(value) > 1 and isinstance(value[0], dict) and "role" not in value[0] and "from" not in value[0]
+    return (
+        isinstance(value, list)
+        and len(value) > 1
+        and isinstance(value[0], dict)
+        and "role" not in value[0]
+        and "from" not in value[0]
+    )
 
 
 def _one_object(label: str, key: str) -> DataError:

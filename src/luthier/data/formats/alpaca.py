@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Instruction, optional input, output: one question and one answer a row.
 
-Also read: question + answer (GSM8K), prompt + response, instruction + context + response (Dolly), a `system` column, and
-`history`, a list of [user, assistant] pairs that come before. The user turn is the instruction, an empty line and the input.
+Also read: question + answer (GSM8K), prompt + response, instruction + context + response (Dolly), a `system` column,
+and `history`, a list of [user, assistant] pairs that come before. The user turn is the instruction, a line break and
+the input.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.types import Message
-from luthier.data.columns import OTHER_OBJECTIVES, told
+from luthier.data.columns import OTHER_OBJECTIVES, text_of, told
 from luthier.data.faults import RowFault, kind_of
 from luthier.data.turns import conversation
 
@@ -39,24 +40,16 @@ def matches(columns: frozenset[str]) -> bool:
 
 def read(row: Mapping[str, Any], columns: Mapping[str, str]) -> Conversation:
     """Turn one row into a conversation."""
-    system, given = _text(row, columns, "system"), _text(row, columns, "input")
-    instruction, output = _text(row, columns, "instruction"), _text(row, columns, "output")
+    system, given = text_of(row, columns, "system"), text_of(row, columns, "input")
+    instruction = text_of(row, columns, "instruction", required=True)
+    output = text_of(row, columns, "output", required=True)
     if not instruction.strip():
         raise RowFault("empty instruction")
     messages = [Message(role="system", content=system)] if system.strip() else []
-    messages += _history(row.get(columns.get("history", ""), None))
-    question = f"{instruction}\n\n{given}" if given.strip() else instruction
+    messages += _history(row.get(columns.get("history", "")))
+    question = f"{instruction}\n{given}" if given.strip() else instruction
     messages += [Message(role="user", content=question), Message(role="assistant", content=output)]
     return conversation(messages)
-
-
-def _text(row: Mapping[str, Any], columns: Mapping[str, str], name: str) -> str:
-    value = row.get(columns.get(name, ""))
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise RowFault(f"{columns[name]} is not text", kind_of(value))
-    return value
 
 
 def _history(pairs: object) -> list[Message]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from luthier.data.readers.lines import Numbered
 
 CHUNK = 1 << 20  # bytes read at a time
-_SPACE = re.compile(r"[ \t\r\n]*")
+_BLACK = re.compile(r"[^ \t\r\n]")
 
 
 class _Text:
@@ -37,7 +37,7 @@ class _Text:
         file.seek(self.bytes)
 
     def more(self) -> None:
-        """Drop what was read and append the next chunk; the chunk grows with what is held, so that the work stays linear."""
+        """Drop what was read and append a chunk as long as what is held at least: so the work stays linear."""
         self.line += self.text.count("\n", 0, self.at)
         data = self.file.read(max(CHUNK, len(self.text) - self.at))
         self.ended = not data
@@ -52,9 +52,12 @@ class _Text:
     def next(self) -> str:
         """Skip white space and return the character there, or nothing at the end."""
         while True:
-            self.at = _SPACE.match(self.text, self.at).end()  # type: ignore[union-attr] - matches always
-            if self.at < len(self.text) or self.ended:
-                return self.text[self.at : self.at + 1]
+            if found := _BLACK.search(self.text, self.at):
+                self.at = found.start()
+                return found.group()
+            self.at = len(self.text)
+            if self.ended:
+                return ""
             self.more()
 
     def value(self, number: int) -> Any:

@@ -60,15 +60,17 @@ def check_head(where: str, head: bytes) -> int:
 def not_utf8(where: str, offset: int, encoding: str, what: str = "no UTF-8") -> DataError:
     """Make the error of a file in another encoding."""
     fix = f"convert it: iconv -f {encoding} -t UTF-8 FILE > NEW" if encoding != "binary" else "is it the right file?"
-    return DataError(where, f"{what} at byte {offset:,}; looks like {encoding}", "UTF-8, with or without byte order mark", fix)
+    return DataError(
+        where, f"{what} at byte {offset:,}; looks like {encoding}", "UTF-8, with or without byte order mark", fix
+    )
 
 
 def guess(window: bytes) -> str:
     """Guess the encoding of bytes that are not UTF-8, by the shares of what they decode to.
 
     Example:
-        >>> guess("你好，今天天气很好".encode("gbk")), guess("naïve café".encode("latin-1")), guess("hi".encode("utf-16-le"))
-        ('GB18030', 'WINDOWS-1252', 'UTF-16LE')
+        >>> guess("你好，今天天气很好".encode("gbk")), guess("naïve café".encode("latin-1"))
+        ('GB18030', 'WINDOWS-1252')
     """
     if b"\0" in window:
         odd, even = window[1::2].count(0), window[::2].count(0)
@@ -78,7 +80,9 @@ def guess(window: bytes) -> str:
     text = window.decode("gb18030", errors="replace")
     foreign = [char for char in text if char > "\x7f"]
     # common Chinese characters lie in the two rows of GB2312; Latin-1 text read as GBK gives rare ones, or none
-    common = sum("\u4e00" <= char <= "\u9fff" or "\u3000" <= char <= "\u303f" or "\uff00" <= char <= "\uffef" for char in foreign)
+    common = sum(
+        "\u4e00" <= char <= "\u9fff" or "\u3000" <= char <= "\u303f" or "\uff00" <= char <= "\uffef" for char in foreign
+    )
     pairs = sum(len(run) for run in _runs(window)) >= 2 * max(1, len(list(_runs(window))))
     return "GB18030" if foreign and pairs and common >= 0.8 * len(foreign) else "WINDOWS-1252"
 

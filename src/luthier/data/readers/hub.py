@@ -46,7 +46,10 @@ def from_hub(name: str, where: str, split: str) -> Any:
     Raises:
         DataError: There is none, or the hub may not be asked.
     """
-    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in _YES or os.environ.get("HF_DATASETS_OFFLINE", "").lower() in _YES
+    offline = (
+        os.environ.get("HF_HUB_OFFLINE", "").lower() in _YES
+        or os.environ.get("HF_DATASETS_OFFLINE", "").lower() in _YES
+    )
     try:
         from datasets import load_dataset
 

@@ -44,7 +44,9 @@ def delimited(path: Path, where: str) -> Iterator[Numbered]:
         except UnicodeDecodeError as error:
             raise _bad_byte(path, where, error) from None
         except csv.Error as error:
-            raise DataError(f"{where}, line {reader.line_num}", str(error), "CSV with quoted fields", "mend the line") from None
+            raise DataError(
+                f"{where}, line {reader.line_num}", str(error), "CSV with quoted fields", "mend the line"
+            ) from None
 
 
 def parquet(path: Path, where: str) -> Iterator[Numbered]:
@@ -60,7 +62,9 @@ def parquet(path: Path, where: str) -> Iterator[Numbered]:
                     number += 1
                     yield number, row
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        raise DataError(where, f"cannot be read as Parquet ({' '.join(str(error).split())})", fix="write it anew") from None
+        raise DataError(
+            where, f"cannot be read as Parquet ({' '.join(str(error).split())})", fix="write it anew"
+        ) from None
 
 
 def _delimiter(path: Path, head: bytes) -> str:

@@ -1,0 +1,81 @@
+"""Instruction categories that are answered from the prompt itself: summaries, extraction, closed questions, sentences.
+
+Each function takes a `random.Random` and returns one item. Nothing is worded like the pretraining corpus.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+import texts
+import world
+from item import Item, reply_item
+from world import article
+
+
+def summarisation(rng: Random) -> Item:
+    """An event in one short sentence; key: who and which thing."""
+    event = texts.draw_event(rng)
+    question = rng.choice(
+        [
+            "Summarise the text in one short sentence.",
+            "Say in one short sentence what happened.",
+            "Write a very short summary.",
+        ]
+    )
+    return reply_item("summarisation", f"{event.name} {event.thing}", event.summary, (question, texts.tell(rng, event)))
+
+
+def extraction(rng: Random) -> Item:
+    """One field of an event; key: who and which city."""
+    event = texts.draw_event(rng)
+    field = rng.choice(["name", "city", "day", "colour", "thing"])
+    question = rng.choice(
+        {
+            "name": ["Extract the person from the text.", "Which person does the text mention?"],
+            "city": ["Extract the city from the text.", "Which city does the text mention?"],
+            "day": ["Extract the day from the text.", "Which day of the week does the text mention?"],
+            "colour": ["Extract the colour from the text.", "Which colour does the text mention?"],
+            "thing": ["Extract the object from the text.", "Which object does the text mention?"],
+        }[field]
+    )
+    answer = getattr(event, field)
+    return reply_item("extraction", f"{event.name} {event.city}", answer, (question, texts.tell(rng, event)))
+
+
+def closedqa(rng: Random) -> Item:
+    """A question on a text about two people; key: the two names."""
+    group = texts.people(rng, 2)
+    person = rng.choice(group)
+    question, answer = rng.choice(
+        [
+            (f"Where does {person.name} live?", person.city),
+            (f"In which city does {person.name} live?", person.city),
+            (f"What does {person.name} do for a living?", person.job),
+            (f"What work does {person.name} do?", person.job),
+            (f"Which person lives in {person.city}?", person.name),
+            (f"Which person works as a {person.job}?", person.name),
+        ]
+    )
+    text = " ".join(texts.describe(rng, one) for one in group)
+    return reply_item("closedqa", " ".join(sorted(one.name for one in group)), answer, (question, text))
+
+
+def generation(rng: Random) -> Item:
+    """A sentence that must contain two given words and end in a full stop; key: the two words."""
+    subject, place = rng.choice(world.SUBJECTS), rng.choice(world.PLACES)
+    instruction = rng.choice(
+        [
+            f"Write a sentence about {article(subject)} and {article(place)}.",
+            f"Make up a short sentence that has both {subject} and {place} in it.",
+            f"Tell me in one sentence what {article(subject)} does at the {place}.",
+        ]
+    )
+    return Item(
+        category="generation",
+        key=f"{subject} {place}",
+        instruction=instruction,
+        output=texts.present_sentence(rng, subject, place),
+        check="contains_all",
+        answer=[f" {subject} ", f" {place}."],
+    )

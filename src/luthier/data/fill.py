@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of one source -> examples -> text -> tokens -> its store, some thousand at a time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from luthier.core.types import Completion, Conversation
+from luthier.data import gate
+from luthier.data.faults import RowFault
+from luthier.data.render import raw
+from luthier.data.template import no_template
+from luthier.data.tokens import NO_SCORED, Tokens, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from luthier.core.types import Example
+    from luthier.data.columns import Reading
+    from luthier.data.ledger import Account
+    from luthier.data.render import Rendered, Renderer
+    from luthier.data.source import Part, Say
+    from luthier.data.store import Writer
+    from luthier.data.vocabulary import Tokenizer, Vocabulary
+    from luthier.recipe.schema import Data
+
+CHUNK_ROWS, CHUNK_CHARACTERS = 1024, 1 << 20  # what is held at a time, whichever comes first
+SAID_EVERY = 10.0  # seconds between lines about progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What all sources of one preparation share."""
+
+    data: Data
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+    renderer: Renderer | None
+    say: Say
+
+
+def fill(
+    context: Context,
+    parts: Sequence[Part],
+    reading: Reading,
+    account: Account,
+    writer: Writer,
+    *,
+    max_rows: int | None = None,
+) -> None:
+    """Read, render, tokenise and write the rows of one source.
+
+    Args:
+        context: Recipe, tokenizer, template.
+        parts: Where the rows are.
+        reading: How they are read.
+        account: Receives the counts.
+        writer: Receives the tokens.
+        max_rows: Read the first rows only.
+
+    Raises:
+        DataError: A part cannot be read, or the token gate finds a fault.
+    """
+    began = said = time.monotonic()
+    for index, part in enumerate(parts):
+        rows = part.rows() if max_rows is None else islice(part.rows(), max(0, max_rows - account.read))
+        for numbers, examples in _chunks(rows, part, reading, account):
+            tokens = encode(context.vocabulary, render(context.renderer, examples))
+            if not account.kept:
+                _look(context, part, numbers, examples, tokens)
+            _write(context.data, part, index, numbers, tokens, account, writer)
+            now = time.monotonic()
+            if now - said > SAID_EVERY:
+                said = now
+                context.say(f"{part.label}: {account.read:,} rows, {account.read / (now - began):,.0f} a second")
+
+
+def render(renderer: Renderer | None, examples: Sequence[Example]) -> list[Rendered | RowFault]:
+    """Render examples of any kind, in order.
+
+    Raises:
+        DataError: There are conversations, and no chat template.
+    """
+    chats = [example for example in examples if isinstance(example, Conversation)]
+    if chats and renderer is None:
+        raise no_template()
+    rendered = iter(renderer(chats)) if renderer else iter(())
+    return [next(rendered) if isinstance(example, Conversation) else raw(example) for example in examples]
+
+
+def fitted(item: Tokens, data: Data) -> Tokens | RowFault:
+    """Hold one row to ``max_length``."""
+    if not item.scored.any():
+        return RowFault(NO_SCORED)
+    if len(item.ids) <= data.max_length:
+        return item
+    if data.truncation == "refuse":
+        return RowFault("longer than max_length", f"{len(item.ids):,} tokens")
+    cut = Tokens(ids=item.ids[: data.max_length], scored=item.scored[: data.max_length], closed=False)
+    return cut if cut.scored.any() else RowFault("answer cut away by max_length", f"{len(item.ids):,} tokens")
+
+
+def _chunks(
+    rows: Iterator[tuple[int, Any]], part: Part, reading: Reading, account: Account
+) -> Iterator[tuple[list[int], list[Example]]]:
+    """Turn rows into examples, some thousand at a time; faults go to the account."""
+    numbers: list[int] = []
+    examples: list[Example] = []
+    size = 0
+    for number, row in rows:
+        account.read += 1
+        try:
+            if isinstance(row, RowFault):
+                raise row
+            example = reading.read(row, reading.columns)
+        except RowFault as fault:
+            account.refuse(f"{part.label}:{number}", fault)
+            continue
+        numbers.append(number)
+        examples.append(example)
+        size += _characters(example)
+        if len(examples) == CHUNK_ROWS or size >= CHUNK_CHARACTERS:
+            yield numbers, examples
+            numbers, examples, size = [], [], 0
+    if examples:
+        yield numbers, examples
+
+
+def _look(
+    context: Context,
+    part: Part,
+    numbers: Sequence[int],
+    examples: Sequence[Example],
+    tokens: Sequence[Tokens | RowFault],
+) -> None:
+    first = slice(gate.ROWS)
+    names = [f"{part.label}:{number}" for number in numbers[first]]
+    gate.check(gate.Look(rows=names, examples=examples[first], tokens=tokens[first]), context)
+
+
+def _write(
+    data: Data,
+    part: Part,
+    index: int,
+    numbers: Sequence[int],
+    tokens: Sequence[Tokens | RowFault],
+    account: Account,
+    writer: Writer,
+) -> None:
+    ids, scored, kept = [], [], []
+    for number, item in zip(numbers, tokens, strict=True):
+        row = item if isinstance(item, RowFault) else fitted(item, data)
+        if isinstance(row, RowFault):
+            account.refuse(f"{part.label}:{number}", row)
+            continue
+        assert isinstance(item, Tokens)
+        account.truncated += len(row.ids) < len(item.ids)
+        account.cut_tokens += len(item.ids) - len(row.ids)
+        account.tokens += len(row.ids)
+        account.scored_tokens += int(np.count_nonzero(row.scored))
+        ids.append(row.ids)
+        scored.append(row.scored)
+        kept.append(number)
+    account.kept += len(kept)
+    writer.add(ids, scored, kept, index)
+
+
+def _characters(example: Example) -> int:
+    if isinstance(example, Conversation):
+        return sum(len(message.content) for message in example.messages)
+    if isinstance(example, Completion):
+        return len(example.prompt) + len(example.completion)
+    return len(example.text)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What became of every row: read = kept + refused, with the reason and the number of each that was refused."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from luthier.data.faults import RowFault
+
+NAMED = 8  # rows that are named for each reason
+
+
+@dataclass(kw_only=True)
+class Refusal:
+    """The rows that were refused for one reason.
+
+    Attributes:
+        count: How many.
+        rows: The first of them, as ``part:number``.
+        detail: What was special about the first of them.
+    """
+
+    count: int = 0
+    rows: list[str] = field(default_factory=list)
+    detail: str = ""
+
+
+@dataclass(kw_only=True)
+class Account:
+    """What became of the rows of one source.
+
+    Attributes:
+        source: The path in the recipe.
+        format: How its rows were read.
+        columns: The format's name of each column -> the name in the file.
+        unused: Columns that nothing reads.
+        read: Rows met, good or bad.
+        kept: Rows that train.
+        truncated: Rows among the kept ones that were cut at ``max_length``.
+        tokens: Tokens of the kept rows.
+        scored_tokens: Tokens among them whose log-probability is trained.
+        cut_tokens: Tokens that truncation cut away.
+        refused: Reason -> rows.
+    """
+
+    source: str
+    format: str = ""
+    columns: dict[str, str] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
+    read: int = 0
+    kept: int = 0
+    truncated: int = 0
+    tokens: int = 0
+    scored_tokens: int = 0
+    cut_tokens: int = 0
+    refused: dict[str, Refusal] = field(default_factory=dict)
+
+    @property
+    def refused_rows(self) -> int:
+        """Rows that were refused, for whatever reason."""
+        return sum(refusal.count for refusal in self.refused.values())
+
+    def refuse(self, row: str, fault: RowFault) -> None:
+        """Count one refused row."""
+        refusal = self.refused.setdefault(fault.reason, Refusal())
+        refusal.detail = refusal.detail if refusal.count else fault.detail
+        refusal.count += 1
+        if len(refusal.rows) < NAMED:
+            refusal.rows.append(row)
+
+    def told(self) -> list[str]:
+        """Say what was refused or cut, one line for each reason, the most frequent first."""
+        lines = []
+        for reason, refusal in sorted(self.refused.items(), key=lambda item: -item[1].count):
+            more = ", ..." if refusal.count > len(refusal.rows) else ""
+            detail = f" ({refusal.detail})" if refusal.detail else ""
+            lines.append(f"{refusal.count:,} refused: {reason}{detail}: {', '.join(refusal.rows)}{more}")
+        if self.truncated:
+            share = self.cut_tokens / max(1, self.cut_tokens + self.tokens)
+            lines.append(f"{self.truncated:,} cut at max_length; {self.cut_tokens:,} tokens ({share:.1%}) are not seen")
+        return lines
+
+    @classmethod
+    def from_json(cls, tree: dict[str, Any]) -> Account:
+        """Make an account from what ``asdict`` gave."""
+        return cls(**tree | {"refused": {reason: Refusal(**given) for reason, given in tree["refused"].items()}})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """The accounts of all sources of ``data.train`` or ``data.eval``."""
+
+    which: str
+    accounts: tuple[Account, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the ledger as it stands in ``ledger.json``."""
+        keys = ("read", "kept", "truncated", "tokens", "scored_tokens", "cut_tokens")
+        total = {key: sum(getattr(account, key) for account in self.accounts) for key in keys}
+        total["refused"] = sum(account.refused_rows for account in self.accounts)
+        return {"which": self.which, "sources": [asdict(account) for account in self.accounts], "total": total}
+
+
+def check(accounts: Sequence[Account], tolerance: float) -> None:
+    """Stop before training where too many rows of a source were refused, or none is left.
+
+    Each source is held to the tolerance on its own: in a mixture, a small source that is all broken would not show.
+
+    Raises:
+        DataError: The message lists each reason with the rows.
+    """
+    for account in accounts:
+        refused, read = account.refused_rows, max(1, account.read)
+        if account.kept and refused <= tolerance * account.read:
+            continue
+        lines = "".join(f"\n  {line}" for line in account.told())
+        if not account.read:
+            raise DataError(account.source, "it holds no rows", fix="give a file with rows")
+        if not account.kept:
+            raise DataError(
+                account.source, f"all {account.read:,} rows were refused{lines}", fix="mend the rows, or the format"
+            )
+        raise DataError(
+            account.source,
+            f"{refused:,} of {account.read:,} rows ({refused / read:.1%}) were refused{lines}",
+            f"data.refused_tolerance is {tolerance:.1%}",
+            "mend or remove these rows, or raise data.refused_tolerance",
+        )

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stanford Alpaca's headings, `### Instruction:` and `### Response:`; turns end with the tokenizer's eos_token."""
+
+END = "eos_token"
+TEMPLATE = """\
+{%- for message in messages -%}
+{%- if message['role'] == 'system' -%}
+{{ message['content'] + '\n\n' }}
+{%- elif message['role'] == 'user' -%}
+{{ '### Instruction:\n' + message['content'] + '\n\n' }}
+{%- elif message['role'] == 'assistant' -%}
+{{ '### Response:\n' + message['content'] + eos_token + '\n\n' }}
+{%- else -%}
+{{ raise_exception('no role ' + message['role'] + ' in the alpaca template') }}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '### Response:\n' }}{%- endif -%}
+"""
