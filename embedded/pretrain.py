@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -184,6 +184,26 @@ def _train_part(
     return step
 
 
+def _resume(
+    model: LlamaForCausalLM, optimizer: torch.optim.AdamW, settings: Settings, state_file: Path
+) -> tuple[int, float]:
+    """Load a saved state if it is a state of this very run; return its step and its CPU seconds.
+
+    Up to the middle of a run nothing depends on its length, so a state from there also serves a longer or shorter run.
+    """
+    if not state_file.exists():
+        return 0, 0.0
+    state = torch.load(state_file, weights_only=True)
+    saved, step = Settings(**state["settings"]), state["step"]
+    same_so_far = 2 * step <= min(saved.steps, settings.steps) and replace(saved, tokens=settings.tokens) == settings
+    if saved != settings and not same_so_far:
+        return 0, 0.0
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    print(f"resumed at step {step}", flush=True)
+    return step, state["cpu_seconds"]
+
+
 def pretrain(
     settings: Settings, tokenizer: PreTrainedTokenizerFast, folder: Path, scratch: Path, *, compiled: bool = True
 ) -> dict[str, object]:
@@ -204,14 +224,7 @@ def pretrain(
     optimizer = _optimizer(model, settings)
     objective = Objective(model, compiled=compiled)
     state_file = scratch / f"{settings.size}.pt"
-    step, seconds = 0, 0.0
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        if state["settings"] == asdict(settings):
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            step, seconds = state["step"], state["cpu_seconds"]
-            print(f"resumed at step {step}", flush=True)
+    step, seconds = _resume(model, optimizer, settings, state_file)
     begun = time.process_time() - seconds
     while step < settings.steps:
         part = step // PART_STEPS

@@ -66,9 +66,9 @@ def generation(rng: Random) -> Item:
     subject, place = rng.choice(world.SUBJECTS), rng.choice(world.PLACES)
     instruction = rng.choice(
         [
-            f"Write a sentence about {article(subject)} and {article(place)}.",
+            f"Write a sentence with these words: {subject}, {place}",
             f"Make up a short sentence that has both {subject} and {place} in it.",
-            f"Tell me in one sentence what {article(subject)} does at the {place}.",
+            f"What does {article(subject)} do at the {place}? Tell me in one sentence.",
         ]
     )
     return Item(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -73,6 +74,13 @@ def train_tokenizer(documents: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write the tokenizer as a transformers folder."""
+    """Write the tokenizer as a transformers folder that transformers 4 (and what builds on it) can read too."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(str(folder))
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    # transformers 5 writes a class name and a list of extra tokens that version 4 does not know; it reads both forms.
+    config.pop("backend", None)
+    config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    file.write_text(json.dumps(dict(sorted(config.items())), indent=2) + "\n")

@@ -24,6 +24,7 @@ from luthier.engine.loop import Progress, Work, fit
 from luthier.engine.precision import pick_device, pick_dtype, route_float32
 from luthier.export.adapter import fill_adapter, load_adapter
 from luthier.models import load_model, load_tokenizer
+from luthier.models.fuse import fuse
 from luthier.models.probe import prove_forest
 from luthier.recipe import Recipe, Resolved, load_recipe
 
@@ -151,6 +152,7 @@ def _build(recipe: Recipe, say: Callable[[str], None]) -> tuple[PreTrainedModel,
     dtype = pick_dtype(recipe.model.dtype, device.type)
     routed = dtype == torch.float32 and device.type == "cpu" and route_float32()
     model = load_model(recipe.model, dtype).to(device)  # type: ignore[arg-type]
+    fuse(model)
     error = prove_forest(model, recipe.model.model_name_or_path)
     say(f"{type(model).__name__} on {device} in {str(dtype).removeprefix('torch.')}{' through oneDNN' if routed else ''}; "
         f"a forest equals separate forwards to {error:.1e} nats")

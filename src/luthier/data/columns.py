@@ -156,11 +156,14 @@ def _detect(where: str, seen: frozenset[str], present: Sequence[str]) -> str:
         raise DataError(
             where, f"its columns ({has}) fit {' and '.join(fitting)}", fix="say which: add format: to the source"
         )
-    other = sorted(seen & OTHER_OBJECTIVES)
-    hint = f"{', '.join(other)}: rows for another objective than sft? " if other else ""
+    fix = "say how to read it, as in {path: ..., format: alpaca, columns: {instruction: question}}"
+    if other := sorted(seen & OTHER_OBJECTIVES):
+        fix = f"{' and '.join(other)}: are these rows for another objective? If not, {fix}"
+    if where.endswith((".csv", ".tsv")):
+        fix = f"does the file begin with a line of column names? If so, {fix}"
     raise DataError(
         where,
         f"no format is known for its columns: {has}",
         f"formats: {', '.join(known)}",
-        f"{hint}Add format: and columns: to the source, as in {{format: alpaca, columns: {{instruction: question}}}}",
+        fix,
     )

@@ -7,6 +7,7 @@ trained, nothing scored, and training tokens that differ from what a server make
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,7 @@ def check(look: Look, context: Context) -> None:
                 chat_template=renderer.template.source,
                 tokenize=True,
                 return_dict=False,  # transformers 5 gives a BatchEncoding otherwise
+                tokenizer_kwargs={"verbose": False},  # no word about model_max_length: rows are cut later
             )
             _same(where, list(served), item, words)
             open_turns += _open_turns(item, words)
@@ -93,8 +95,17 @@ def check(look: Look, context: Context) -> None:
     if good and not any(item.scored.any() for item in good):
         fix = "data.loss_on, or the weights in the rows, leave nothing to train"
         raise DataError(f"{look.rows[0]} with {template}", f"{NO_SCORED} in it and the next {len(good)} rows", fix=fix)
+    if held := sorted({mark for example in look.examples for mark in _placeholders(example)}):
+        context.say(f"the answers hold {', '.join(held[:4])}: if these are placeholders, fill them in before training")
     if open_turns:
         context.say(f"{template} ends earlier answers with no token: only the last of a row teaches the model to stop")
+
+
+def _placeholders(example: Example) -> list[str]:
+    """Find what looks like ``{{name}}`` in answers, as in LLaMA-Factory's identity.json."""
+    if not isinstance(example, Conversation):
+        return []
+    return [mark for message in example.messages[-1:] for mark in re.findall(r"\{\{ ?\w+ ?\}\}", message.content)]
 
 
 def _asked_not_to(example: Example) -> bool:

@@ -74,13 +74,20 @@ class Account:
         if len(refusal.rows) < NAMED:
             refusal.rows.append(row)
 
-    def told(self) -> list[str]:
-        """Say what was refused or cut, one line for each reason, the most frequent first."""
+    def told_refused(self) -> list[str]:
+        """Say what was refused, one line for each reason, the most frequent first."""
         lines = []
         for reason, refusal in sorted(self.refused.items(), key=lambda item: -item[1].count):
+            rows = ", ".join(row.removeprefix(f"{self.source}:") for row in refusal.rows)
             more = ", ..." if refusal.count > len(refusal.rows) else ""
             detail = f" ({refusal.detail})" if refusal.detail else ""
-            lines.append(f"{refusal.count:,} refused: {reason}{detail}: {', '.join(refusal.rows)}{more}")
+            rows = f"row{'s' if refusal.count > 1 else ''} {rows}{more}"
+            lines.append(f"{refusal.count:,} refused: {reason}{detail}: {rows}")
+        return lines
+
+    def told(self) -> list[str]:
+        """Say what was refused and what was cut."""
+        lines = self.told_refused()
         if self.truncated:
             share = self.cut_tokens / max(1, self.cut_tokens + self.tokens)
             lines.append(f"{self.truncated:,} cut at max_length; {self.cut_tokens:,} tokens ({share:.1%}) are not seen")
@@ -116,19 +123,17 @@ def check(accounts: Sequence[Account], tolerance: float) -> None:
         DataError: The message lists each reason with the rows.
     """
     for account in accounts:
-        refused, read = account.refused_rows, max(1, account.read)
+        refused = account.refused_rows
         if account.kept and refused <= tolerance * account.read:
             continue
-        lines = "".join(f"\n  {line}" for line in account.told())
         if not account.read:
             raise DataError(account.source, "it holds no rows", fix="give a file with rows")
-        if not account.kept:
-            raise DataError(
-                account.source, f"all {account.read:,} rows were refused{lines}", fix="mend the rows, or the format"
-            )
+        some = f"{refused:,} of {account.read:,} rows ({refused / account.read:.1%})" if account.kept else ""
         raise DataError(
             account.source,
-            f"{refused:,} of {account.read:,} rows ({refused / read:.1%}) were refused{lines}",
-            f"data.refused_tolerance is {tolerance:.1%}",
-            "mend or remove these rows, or raise data.refused_tolerance",
+            f"{some or f'all {account.read:,} rows'} were refused",
+            f"data.refused_tolerance is {tolerance:.1%}" if account.kept else "",
+            "\n  ".join(["mend or remove these rows, or raise data.refused_tolerance:", *account.told_refused()])
+            if account.kept
+            else "\n  ".join(["mend the rows, or name another format:", *account.told_refused()]),
         )

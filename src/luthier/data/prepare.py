@@ -63,12 +63,15 @@ def prepare(data: Data, tokenizer: Any, *, which: Literal["train", "eval"], say:
     if not sources:
         raise DataError(f"data.{which}", "no source", "a path, or a list of sources", f"add {which}: to data:")
     context = open_context(data, tokenizer, say)
+    if context.tokenizer.model_max_length < data.max_length:
+        longest = context.tokenizer.model_max_length
+        say(f"data.max_length is {data.max_length:,}, but the tokenizer's model_max_length is {longest:,}")
     stores = [_stored(context, source, which) for source in sources]
     accounts = tuple(Account.from_json(store.about["account"]) for store in stores)
+    ledger.check(accounts, data.refused_tolerance)
     for account in accounts:
         kept = f"{account.kept:,} of {account.read:,} rows, {account.tokens:,} tokens, {account.scored_tokens:,} scored"
         say("\n  ".join([f"{account.source}: {kept}", *account.told()]))
-    ledger.check(accounts, data.refused_tolerance)
     template = context.renderer.template.source if context.renderer else None
     return Prepared(rows=Rows(stores), ledger=Ledger(which=which, accounts=accounts), chat_template=template)
 

@@ -32,6 +32,7 @@ READERS: dict[str, Reader] = {
     ".txt": lines.text_lines,
 }
 ALLOWED = f"{', '.join(READERS)} (also .gz of the text ones), a folder of them, a save_to_disk folder, or a hub name"
+SPLITS = {"train", "test", "validation", "valid", "val", "dev", "eval"}
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HEAD = 1 << 22  # a first line longer than 4 MiB is taken for an array without line breaks
 
@@ -92,9 +93,8 @@ def _folder(path: Path, source: Source, split: str, say: Say) -> tuple[Part, ...
     if not files:
         raise DataError(source.path, "a folder without a data file", ALLOWED, "give a file or another folder")
     chosen = [file for file in files if _split_of(file, path) == split]
-    kinds = {_suffix(file) for file in files}
-    if not chosen and source.split is None and kinds == {".parquet"}:
-        chosen = files
+    if not chosen and source.split is None and not SPLITS & {_split_of(file, path) for file in files}:
+        chosen = files  # nothing in it is named after a split: all of it
     if not chosen:
         names = ", ".join(str(file.relative_to(path)) for file in files[:12]) + (", ..." if len(files) > 12 else "")
         raise DataError(

@@ -53,7 +53,7 @@ def encode(vocabulary: Vocabulary, texts: Sequence[Rendered | RowFault]) -> list
     """
     found: list[Tokens | RowFault | None] = [text if isinstance(text, RowFault) else None for text in texts]
     for templated in (True, False):
-        places = [i for i, text in enumerate(texts) if not isinstance(text, RowFault) and text.templated == templated]
+        places = [i for i, text in enumerate(texts) if not isinstance(text, RowFault) and text.templated is templated]
         group = [texts[i] for i in places]
         for place, item, encoding in zip(places, group, _encodings(vocabulary, group, templated), strict=True):
             assert not isinstance(item, RowFault)

@@ -21,6 +21,7 @@ class Tokenizer(Protocol):
     chat_template: Any
     added_tokens_decoder: dict[int, Any]
     special_tokens_map: dict[str, Any]
+    model_max_length: int
 
     def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
         """Render a conversation, or a list of them."""

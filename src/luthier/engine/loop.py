@@ -153,6 +153,7 @@ def _one_step(work: Work, masters: Masters, optimizer: torch.optim.Optimizer, pr
             "scored_tokens": progress.scored_tokens,
             "tokens_per_second": result.tokens / max(seconds, 1e-9),
             "seconds": progress.seconds,
+            "cpu_seconds": progress.cpu_seconds,
             **result.metrics,
         }
         _log(work, record)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Forest attention: each token sees its own segment's past and its ancestors, nothing else.
 
-Registered with transformers under the name ``luthier``; a model receives the forest as a keyword argument:
-``model(input_ids, position_ids=..., forest=forest, use_cache=False)``.
+`models.planted` registers it with transformers.
 
     plain     one masked softmax over the whole forest, in any floating type: what the others must equal
     CPU       one scaled-dot-product call a segment; no [T, T] mask exists
@@ -13,19 +12,16 @@ Shapes: H query heads, K key heads (K divides H), T tokens, D head size, L own t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from transformers import AttentionInterface, AttentionMaskInterface
 
 from luthier.kernels.cpu_attention import cpu_attention
 from luthier.kernels.varlen import varlen_attention, varlen_available
 
 if TYPE_CHECKING:
     from luthier.kernels.forest import Forest
-
-NAME = "luthier"
 
 
 def visible(forest: Forest, sliding_window: int | None = None) -> torch.Tensor:
@@ -87,7 +83,7 @@ def plain_attention(
     return F.dropout(weights, dropout) @ value if dropout else weights @ value
 
 
-def forest_attention(
+def forest_attention(  # noqa: PLR0913 - the options of plain_attention
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -106,7 +102,11 @@ def forest_attention(
         key: [K, T, D].
         value: [K, T, D].
         forest: Which token belongs to which segment.
-        scaling: See :func:`plain_attention`, as the other options.
+        scaling: Factor of the scores.
+        sliding_window: A token sees at most this many positions, itself included.
+        softcap: See :func:`plain_attention`.
+        sinks: Likewise.
+        dropout: Likewise.
 
     Returns:
         [H, T, D], equal to :func:`plain_attention` under :func:`visible`.
@@ -121,6 +121,8 @@ def forest_attention(
     queries, keys, values = (x.split(lengths, 1) for x in (query, key, value))
     outputs = []
     for segment, length in enumerate(lengths):
+        if not length:
+            continue  # an empty answer or prompt: nothing to compute, and nothing for others to see
         chain = [*forest.ancestors(segment), segment]
         own_key, own_value = keys[segment], values[segment]
         if len(chain) > 1:
@@ -134,7 +136,14 @@ def forest_attention(
         if special:
             assert mask is not None
             one = plain_attention(
-                queries[segment], own_key, own_value, mask, scaling=scaling, softcap=softcap, sinks=sinks, dropout=dropout
+                queries[segment],
+                own_key,
+                own_value,
+                mask,
+                scaling=scaling,
+                softcap=softcap,
+                sinks=sinks,
+                dropout=dropout,
             )
         else:
             one = _sdpa(queries[segment], own_key, own_value, mask, scaling, dropout)
@@ -143,7 +152,12 @@ def forest_attention(
 
 
 def _sdpa(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scaling: float, dropout: float
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float,
 ) -> torch.Tensor:
     return F.scaled_dot_product_attention(
         query[None],
@@ -163,40 +177,3 @@ def _bottom_right(length: int, total: int, window: int | None, device: torch.dev
     key = torch.arange(total, device=device)[None]
     mask = key <= query
     return mask if window is None else mask & (query - key < window)
-
-
-def _interface(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    *,
-    forest: Forest | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    s_aux: torch.Tensor | None = None,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """What transformers calls: [1, H, T, D] in, [1, T, H, D] out."""
-    if forest is None:
-        raise ValueError("attention 'luthier': no forest was passed; use luthier.models.serving(model) for generation")
-    out = forest_attention(
-        query[0],
-        key[0],
-        value[0],
-        forest,
-        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        sliding_window=sliding_window,
-        softcap=softcap,
-        sinks=s_aux,
-        dropout=dropout if module.training else 0.0,
-    )
-    return out.transpose(0, 1)[None], None
-
-
-AttentionInterface.register(NAME, _interface)
-# The forest says who sees whom; transformers need not build a mask.
-AttentionMaskInterface.register(NAME, lambda *_, **__: None)

@@ -78,6 +78,13 @@ class Forest:
             chain.append(segment)
         return chain[::-1]
 
+    def longest(self) -> int:
+        """Tokens of the longest branch: the largest position and one."""
+        ends: list[int] = []
+        for length, parent in zip(self.lengths(), self.parents, strict=True):
+            ends.append(length + (ends[parent] if parent >= 0 else 0))
+        return max(ends)
+
     def to(self, device: torch.device | str) -> Forest:
         """The same forest with its tensors on `device`."""
         names = ("input_ids", "position_ids", "score_index", "score_target", "score_segment")
@@ -107,11 +114,13 @@ def plant(trees: Sequence[Tree]) -> Forest:
     for number, tree in enumerate(trees):
         first = len(parents)
         offsets: list[int] = []  # position of each segment's first token in its branch
+        last: list[int] = []  # last token of the branch down to each segment, -1 for none: a segment may be empty
         for segment, parent in zip(tree.segments, tree.parents, strict=True):
             start = starts[-1]
             offset = 0 if parent < 0 else offsets[parent] + len(tree.segments[parent])
-            before = -1 if parent < 0 else starts[first + parent + 1] - 1
+            before = -1 if parent < 0 else last[parent]
             offsets.append(offset)
+            last.append(start + len(segment) - 1 if len(segment) else before)
             scored = np.flatnonzero(segment.scored)
             if before < 0:
                 scored = scored[scored > 0]

@@ -172,7 +172,9 @@ def _head_gradients(
     terms = list(zip(flat[::2], flat[1::2], strict=True))
     wants = ctx.needs_input_grad
     sums = [
-        torch.zeros(w.shape, dtype=torch.promote_types(w.dtype, torch.float32), device=w.device) if wants[4 + 2 * i] else None
+        torch.zeros(w.shape, dtype=torch.promote_types(w.dtype, torch.float32), device=w.device)
+        if wants[4 + 2 * i]
+        else None
         for i, (_, w) in enumerate(terms)
     ]
     grad_bias = torch.zeros_like(bias, dtype=grad.dtype) if wants[1] else None

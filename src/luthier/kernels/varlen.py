@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -112,6 +113,6 @@ def _on_device(
         None if gathered is None else torch.tensor(gathered, device=device),
         torch.tensor(starts, dtype=torch.int32, device=device),
         torch.tensor(key_ends, dtype=torch.int32, device=device),
-        max(b - a for a, b in zip(starts[:-1], starts[1:], strict=True)),
-        max(b - a for a, b in zip(key_ends[:-1], key_ends[1:], strict=True)),
+        max(b - a for a, b in pairwise(starts)),
+        max(b - a for a, b in pairwise(key_ends)),
     )

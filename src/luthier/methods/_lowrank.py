@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Low-rank updates as modules: what LoRA and its kin put in the place of a linear or an embedding.
 
+    LoraLinear      y = x W^T + b + gamma (x A^T) B^T        A [r, K], B [N, r]; torch's Linear or GPT-2's Conv1D
+    LoraEmbedding   e = E[ids] + gamma (B A)^T[ids]          A [r, V], B [H, r], the way round that PEFT keeps them
+    TiedLoraHead    a head whose matrix is the embedding's: its update is the embedding's update, read the other way
+
 Shapes: K inputs, N outputs, r rank, V words, H hidden.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from luthier.kernels.lowrank import lowrank_linear
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from contextlib import AbstractContextManager
-
-    from transformers import PreTrainedModel
+    from collections.abc import Iterable, Iterator
 
 
 def scaling_of(r: int, lora_alpha: float, use_rslora: bool) -> float:
@@ -34,21 +36,33 @@ def scaling_of(r: int, lora_alpha: float, use_rslora: bool) -> float:
 
 
 class LoraLayer(nn.Module):
-    """What the two kinds share: a frozen base, A, B, gamma, and a switch."""
+    """What the kinds share: a frozen base, A, B, gamma, and a switch.
+
+    Args:
+        base: The layer as it was.
+        scaling: gamma.
+        dropout: Share of the low-rank branch's inputs that is dropped in training.
+
+    Attributes:
+        active: Off, the layer computes what its base does.
+    """
 
     base_layer: nn.Module
-    lora_A: nn.Parameter
-    lora_B: nn.Parameter
+    lora_A: torch.Tensor
+    lora_B: torch.Tensor
 
-    def __init__(self, base: nn.Module, shape_a: tuple[int, int], shape_b: tuple[int, int], scaling: float, dropout: float):
+    def __init__(self, base: nn.Module, scaling: float, dropout: float) -> None:
         super().__init__()
-        weight: torch.Tensor = base.weight  # type: ignore[assignment]
         self.base_layer = base
-        # Float32 also beside a bfloat16 base: updates below 2^-8 of a weight would vanish otherwise.
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        self.lora_A = nn.Parameter(torch.zeros(shape_a, dtype=wide, device=weight.device))
-        self.lora_B = nn.Parameter(torch.zeros(shape_b, dtype=wide, device=weight.device))
         self.scaling, self.dropout, self.active = scaling, dropout, True
+
+    def matrix(self, rows: int, columns: int) -> nn.Parameter:
+        """Make a parameter of zeros beside the base weight.
+
+        It is float32 also beside a bfloat16 base: updates below 2^-8 of a weight would vanish otherwise.
+        """
+        wide = torch.promote_types(self.weight.dtype, torch.float32)
+        return nn.Parameter(torch.zeros(rows, columns, dtype=wide, device=self.weight.device))
 
     @property
     def weight(self) -> torch.Tensor:
@@ -60,44 +74,60 @@ class LoraLayer(nn.Module):
         """The base's bias."""
         return getattr(self.base_layer, "bias", None)
 
+    @property
+    def r(self) -> int:
+        """The rank."""
+        return self.lora_A.shape[0]
+
+    def names(self) -> tuple[str, str]:
+        """What A and B are called in PEFT's files."""
+        return "lora_A.weight", "lora_B.weight"
+
     def delta(self) -> torch.Tensor:
-        """The update in the base weight's own layout, float32."""
+        """The update in the base weight's own layout, in A's type (float32)."""
         raise NotImplementedError
 
     @torch.no_grad()
     def merge(self) -> nn.Module:
-        """Add the update to the base weight, in float32 and rounded once, and return the base."""
-        weight: torch.Tensor = self.weight
-        weight.copy_(weight.to(self.lora_A.dtype) + self.delta())
+        """Add the update to the base weight, in float32 and rounded once, and return the base.
+
+        The sum becomes a parameter of its own: a matrix that was tied to this one keeps its values.
+        """
+        weight = self.weight
+        merged = (weight.to(self.lora_A.dtype) + self.delta()).to(weight.dtype)
+        self.base_layer.weight = nn.Parameter(merged, requires_grad=False)
         return self.base_layer
 
 
 class LoraLinear(LoraLayer):
-    """W + gamma B A beside a frozen linear (also transposed, as GPT-2's Conv1D)."""
+    """W + gamma B A beside a frozen linear (also transposed, as GPT-2's Conv1D). A is Kaiming-uniform, B zero."""
 
-    def __init__(self, base: nn.Linear | Conv1D, *, r: int, scaling: float, dropout: float):
+    def __init__(self, base: nn.Module, *, r: int, scaling: float, dropout: float) -> None:
+        super().__init__(base, scaling, dropout)
         self.transposed = isinstance(base, Conv1D)
-        rows, columns = base.weight.shape
-        outputs, inputs = (columns, rows) if self.transposed else (rows, columns)
-        super().__init__(base, (r, inputs), (outputs, r), scaling, dropout)
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        outputs, inputs = self.weight.shape[::-1] if self.transposed else self.weight.shape
         self.in_features, self.out_features = inputs, outputs
+        self.make(r)
+
+    def make(self, r: int) -> None:
+        """Draw A and B."""
+        self.lora_A, self.lora_B = self.matrix(r, self.in_features), self.matrix(self.out_features, r)
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., K] to [..., N]."""
         if not self.active:
-            return self.base_layer(x)  # type: ignore[no-any-return]
+            return self.base_layer(x)
         weight = self.weight.T if self.transposed else self.weight
         low = F.dropout(x, self.dropout) if self.training and self.dropout else None
         return lowrank_linear(x, weight, self.bias, self.lora_A, self.lora_B, self.scaling, low)
 
     def logit_terms(self, hidden: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """The head as a sum of products: (h, W) and (h A^T, gamma B)."""
-        terms = [(hidden, self.weight)]
-        if self.active:
-            low = F.dropout(hidden, self.dropout) if self.training and self.dropout else hidden
-            terms.append((low @ self.lora_A.to(low.dtype).T, self.scaling * self.lora_B))
-        return terms
+        """The head as a sum of products: (h, W) and (gamma h A^T, B)."""
+        if not self.active:
+            return [(hidden, self.weight)]
+        low = F.dropout(hidden, self.dropout) if self.training and self.dropout else hidden
+        return [(hidden, self.weight), (self.scaling * (low @ self.lora_A.to(low.dtype).T), self.lora_B)]
 
     def delta(self) -> torch.Tensor:
         """gamma B A, [N, K] (transposed for Conv1D)."""
@@ -106,11 +136,12 @@ class LoraLinear(LoraLayer):
 
 
 class LoraEmbedding(LoraLayer):
-    """E + gamma (B A)^T beside a frozen embedding: A [r, V], B [H, r] as PEFT keeps them; A starts at zero, B normal."""
+    """E + gamma (B A)^T beside a frozen embedding. A is zero and B normal, as in PEFT; there is no dropout on ids."""
 
-    def __init__(self, base: nn.Embedding, *, r: int, scaling: float, dropout: float):
+    def __init__(self, base: nn.Embedding, *, r: int, scaling: float, dropout: float) -> None:
+        super().__init__(base, scaling, dropout)
         words, hidden = base.weight.shape
-        super().__init__(base, (r, words), (hidden, r), scaling, dropout)
+        self.lora_A, self.lora_B = self.matrix(r, words), self.matrix(hidden, r)
         nn.init.normal_(self.lora_B)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
@@ -118,41 +149,75 @@ class LoraEmbedding(LoraLayer):
         embedded: torch.Tensor = self.base_layer(ids)
         if not self.active:
             return embedded
-        low = F.embedding(ids, self.lora_A.T)
-        factor = self.scaling * getattr(self.base_layer, "scalar_embed_scale", 1.0)  # Gemma 3 scales its embedding
-        return embedded + (factor * (low @ self.lora_B.T)).to(embedded.dtype)
+        low = F.embedding(ids, self.lora_A.T, padding_idx=self.base_layer.padding_idx)  # type: ignore[arg-type]
+        return (embedded + low @ self.lora_B.T * self.scaling * self.embed_scale).to(embedded.dtype)
+
+    @property
+    def embed_scale(self) -> Any:
+        """What the base multiplies its rows by (Gemma 3, BART), rounded as it rounds it."""
+        scale = getattr(self.base_layer, "embed_scale", 1.0)
+        return scale.to(self.weight.dtype) if isinstance(scale, torch.Tensor) else scale
+
+    def names(self) -> tuple[str, str]:
+        """PEFT's names; these two have no `.weight` behind them."""
+        return "lora_embedding_A", "lora_embedding_B"
 
     def delta(self) -> torch.Tensor:
         """gamma (B A)^T, [V, H]."""
         return self.scaling * (self.lora_B @ self.lora_A).T
 
 
+class TiedLoraHead(LoraLinear):
+    """The head of a tied model whose embedding is adapted: one update for the one matrix.
+
+    With A [r, V] and B [H, r] of the embedding, its update is gamma A^T B^T: the head's own A is B^T, its B is A^T.
+    It has no parameters; gradients from both ends add up in the embedding's.
+    """
+
+    def __init__(self, base: nn.Module, source: LoraEmbedding, *, dropout: float) -> None:
+        super().__init__(base, r=source.r, scaling=source.scaling, dropout=dropout)
+        self.source = (source,)  # in a tuple, so that it is not a submodule a second time
+
+    def make(self, r: int) -> None:
+        """Nothing is drawn."""
+
+    @property
+    def lora_A(self) -> torch.Tensor:  # type: ignore[override]
+        """The embedding's B, [r, H]."""
+        return self.source[0].lora_B.T
+
+    @property
+    def lora_B(self) -> torch.Tensor:  # type: ignore[override]
+        """The embedding's A, [V, r]."""
+        return self.source[0].lora_A.T
+
+    def merge(self) -> nn.Module:
+        """Take the embedding's merged matrix; the embedding is merged first."""
+        self.base_layer.weight = self.source[0].weight
+        return self.base_layer
+
+
 def wrap(module: nn.Module, *, r: int, scaling: float, dropout: float) -> LoraLayer:
     """Put the fitting low-rank layer around a linear or an embedding."""
     if isinstance(module, nn.Embedding):
         return LoraEmbedding(module, r=r, scaling=scaling, dropout=dropout)
-    return LoraLinear(module, r=r, scaling=scaling, dropout=dropout)  # type: ignore[arg-type]
+    return LoraLinear(module, r=r, scaling=scaling, dropout=dropout)
 
 
-def put(model: PreTrainedModel, name: str, module: nn.Module) -> None:
+def put(model: nn.Module, name: str, module: nn.Module) -> None:
     """Set a submodule by its dotted name."""
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, module)
 
 
-def switched_off(layers: dict[str, LoraLayer]) -> AbstractContextManager[None]:
+@contextmanager
+def switched_off(layers: Iterable[LoraLayer]) -> Iterator[None]:
     """Inside, the layers compute what their base does."""
-    from contextlib import contextmanager
-
-    @contextmanager
-    def off() -> Iterator[None]:
-        before = [layer.active for layer in layers.values()]
-        for layer in layers.values():
+    active = {layer: layer.active for layer in layers}
+    try:
+        for layer in active:
             layer.active = False
-        try:
-            yield
-        finally:
-            for layer, was in zip(layers.values(), before, strict=True):
-                layer.active = was
-
-    return off()
+        yield
+    finally:
+        for layer, was in active.items():
+            layer.active = was

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 
-from luthier.kernels.attention import NAME
+from luthier.core.errors import ModelError
+from luthier.kernels.attention import visible
 from luthier.kernels.logprob import HeadShape, linear_logprob
+from luthier.models.planted import NAME, planted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,12 +48,55 @@ def scored_logprobs(model: PreTrainedModel, forest: Forest) -> torch.Tensor:
 
 
 def hidden_states(model: PreTrainedModel, forest: Forest) -> torch.Tensor:
-    """Last hidden state of every token, after the final norm, [T, H]."""
-    output = model.base_model(
-        input_ids=forest.input_ids[None], position_ids=forest.position_ids[None], forest=forest, use_cache=False
-    )
+    """Last hidden state of every token, after the final norm, [T, H].
+
+    Raises:
+        ModelError: A branch is longer than the model's positions.
+    """
+    decoder: Any = model.get_decoder()
+    if decoder is model:
+        raise ModelError(f"model {type(model).__name__}", "no decoder apart from its head", "a causal language model")
+    _check_positions(model, decoder, forest)
+    words = {"input_ids": forest.input_ids[None], "position_ids": forest.position_ids[None], "use_cache": False}
+    if model.config._attn_implementation == NAME:
+        with planted(forest):
+            output = decoder(**words)
+    else:
+        output = decoder(**words, attention_mask=_dense_mask(forest, model.dtype))
     hidden: torch.Tensor = output.last_hidden_state[0]
     return hidden
+
+
+def _dense_mask(forest: Forest, dtype: torch.dtype) -> torch.Tensor:
+    """0 where a token sees another and the least number elsewhere, [1, 1, T, T]: for models with attention of their own."""
+    mask = torch.zeros(forest.num_tokens, forest.num_tokens, dtype=dtype)
+    return mask.masked_fill_(~visible(forest), torch.finfo(dtype).min).to(forest.input_ids.device)[None, None]
+
+
+def _check_positions(model: PreTrainedModel, decoder: torch.nn.Module, forest: Forest) -> None:
+    limit, why = _last_position(model.config.get_text_config(), decoder)
+    if limit is not None and forest.longest() > limit:
+        raise ModelError(
+            f"model {type(model).__name__}",
+            f"an example of {forest.longest()} tokens",
+            f"at most {limit}: {why}",
+            f"set data.max_length to {limit} or less",
+        )
+
+
+def _last_position(config: Any, decoder: torch.nn.Module) -> tuple[int | None, str]:
+    """How long a branch may be, and why; None where nothing limits it."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    nested = [value for value in parameters.values() if isinstance(value, dict)]  # one for each kind of layer
+    for rope in nested or [parameters]:
+        kind = rope.get("rope_type", "default")
+        if kind == "longrope" or "dynamic" in kind:
+            limit = rope.get("original_max_position_embeddings") or config.max_position_embeddings
+            return limit, f"beyond it {kind} turns all positions of a batch differently, also those of short examples"
+    for name, child in decoder.named_children():
+        if isinstance(child, torch.nn.Embedding) and ("pos" in name or name == "wpe"):
+            return child.num_embeddings - getattr(child, "offset", 0), "the model has learned no more positions"
+    return None, ""
 
 
 def _head(model: PreTrainedModel, hidden: torch.Tensor) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], Any]:
@@ -75,7 +120,7 @@ def serving(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
     """Inside, the model generates with transformers' own attention, in evaluation mode, without gradients."""
     training, before = model.training, model.config._attn_implementation
     if before == NAME:
-        model.set_attn_implementation("sdpa" if getattr(model, "_supports_sdpa", False) else "eager")
+        model.set_attn_implementation(_own_attention(model))
     model.eval()
     try:
         with torch.no_grad():
@@ -84,3 +129,12 @@ def serving(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
         model.train(training)
         if before == NAME:
             model.set_attn_implementation(NAME)
+
+
+def _own_attention(model: PreTrainedModel) -> str:
+    """transformers' fastest attention that computes what the model says.
+
+    Its `sdpa` leaves out the soft cap of the scores; transformers 5.17 chooses it for Gemma 2 all the same.
+    """
+    capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
+    return "sdpa" if getattr(model, "_supports_sdpa", False) and not capped else "eager"

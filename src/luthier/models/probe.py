@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prove, before a run, that a model runs forests: a small forest must equal separate forwards of its branches.
 
-Any architecture that reads past the mask (recurrent layers, patched attention, learned offsets) shows here,
-as does a head that does more than Luthier knows. It costs two short forwards.
+Any architecture that reads past the mask (recurrent layers, patched attention, learned offsets) shows here, as does
+a head that does more than Luthier knows. It costs six short forwards. What short forwards cannot show, windows of
+thousands of tokens, is asked of the model's own mask functions: they must hide exactly what a causal window hides,
+at positions far beyond any window.
 """
 
 from __future__ import annotations
@@ -16,9 +18,14 @@ from luthier.core.errors import ModelError
 from luthier.core.types import Segment, Tree
 from luthier.kernels.forest import plant
 from luthier.models.backbone import scored_logprobs, serving
+from luthier.models.planted import NAME, planted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from transformers import PreTrainedModel
+
+    from luthier.kernels.forest import Forest
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.1}
 # In 16 bits single log-probabilities differ by rounding; a leak moves their mean, rounding does not.
@@ -26,12 +33,39 @@ MEAN_TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.bfloat16: 0.0
 
 
 def probe_tree(vocabulary: int, seed: int = 0) -> Tree:
-    """A prompt of 7 tokens with branches of 5 and 4 tokens, one of which has a child of 3."""
+    """A prompt of 7 tokens with branches of 5 and 4 tokens, one of which has a child of 3; every token is scored."""
     random = np.random.default_rng(seed)
     segments = tuple(
         Segment(ids=random.integers(0, vocabulary, n).astype(np.int32), scored=np.ones(n, np.bool_)) for n in (7, 5, 4, 3)
     )
     return Tree(segments=segments, parents=(-1, 0, 0, 1))
+
+
+def prove_forest(model: PreTrainedModel, name: str) -> float:
+    """Check that the model runs forests.
+
+    Args:
+        model: Loaded by :func:`luthier.models.load_model`.
+        name: What the user calls it.
+
+    Returns:
+        The largest difference seen, in nats.
+
+    Raises:
+        ModelError: It does not; the architecture and the reason are named.
+    """
+    try:
+        reason = _mask_fault(model)
+        if reason is not None:
+            raise _refused(name, model, reason)
+        largest, mean = forest_error(model)
+    except ModelError:
+        raise
+    except (ValueError, TypeError, RuntimeError, AttributeError, LookupError, NotImplementedError) as error:
+        raise _refused(name, model, f"its forward fails on a forest ({str(error)[:200]})") from error
+    if not (largest <= TOLERANCE[model.dtype] and mean <= MEAN_TOLERANCE[model.dtype]):
+        raise _refused(name, model, f"a forest differs from separate forwards by {largest:.2g} nats{_stateful(model)}")
+    return largest
 
 
 @torch.no_grad()
@@ -40,50 +74,101 @@ def forest_error(model: PreTrainedModel) -> tuple[float, float]:
 
     Two trees share the forest, so leaks between trees show too; each branch is also run alone.
     """
-    vocabulary = int(model.get_input_embeddings().weight.shape[0])
-    trees = [probe_tree(vocabulary, 0), probe_tree(vocabulary, 1)]
-    forest = plant(trees).to(model.device)
+    forest = probe_forest(model)
     was_training = model.training
     model.eval()
     got = scored_logprobs(model, forest).double()
     model.train(was_training)
-    wanted = torch.full_like(got, float("nan"))
     with serving(model):
-        for segment in range(len(forest.parents)):
-            chain = [*forest.ancestors(segment), segment]
-            ids = torch.cat([forest.input_ids[forest.starts[i] : forest.starts[i + 1]] for i in chain])[None]
-            logps = torch.log_softmax(model(input_ids=ids, use_cache=False).logits[0].double(), -1)
-            mine = forest.score_segment == segment
-            count = int(mine.sum())
-            own = logps[-count - 1 : -1].gather(1, forest.score_target[mine][:, None])[:, 0]
-            wanted[mine] = own
+        wanted = separate_logprobs(model, forest)
     difference = (got - wanted).abs()
     return float(difference.max()), float(difference.mean())
 
 
-def prove_forest(model: PreTrainedModel, name: str) -> float:
-    """Check that the model runs forests.
+def probe_forest(model: PreTrainedModel) -> Forest:
+    """Two probe trees on the model's device."""
+    vocabulary = int(model.get_input_embeddings().weight.shape[0])
+    return plant([probe_tree(vocabulary, 0), probe_tree(vocabulary, 1)]).to(model.device)
+
+
+def separate_logprobs(model: PreTrainedModel, forest: Forest) -> torch.Tensor:
+    """The scored log-probabilities by transformers alone, one forward for each branch from its root to its leaf.
+
+    Args:
+        model: In :func:`luthier.models.serving`, or on an attention of transformers.
+        forest: All tokens but the roots' first are scored.
 
     Returns:
-        The largest difference seen, in nats.
-
-    Raises:
-        ModelError: It does not; the architecture is named.
+        [S], float64, with a gradient where the model has one.
     """
-    architecture = type(model).__name__
+    found: dict[int, torch.Tensor] = {}
+    for leaf in range(len(forest.parents)):
+        if leaf in forest.parents:
+            continue
+        chain = [*forest.ancestors(leaf), leaf]
+        ids = torch.cat([forest.input_ids[forest.starts[i] : forest.starts[i + 1]] for i in chain])
+        logps = torch.log_softmax(model(input_ids=ids[None], use_cache=False).logits[0].double(), -1)
+        own = logps[:-1].gather(1, ids[1:, None])[:, 0]
+        end = -1  # a token is predicted one position before it
+        for segment in chain:
+            start, end = end, end + forest.lengths()[segment]
+            found[segment] = own[max(start, 0) : end]
+    return torch.cat([found[segment] for segment in range(len(forest.parents))])
+
+
+@torch.no_grad()
+def _mask_fault(model: PreTrainedModel) -> str | None:
+    """What is wrong with the masks that the model asks for; None where they are causal, with or without a window."""
+    if model.config._attn_implementation != NAME:
+        return None  # it receives the whole mask and has no window: models.load.DENSE
+    tokens = np.zeros(3, np.int32)
+    forest = plant([Tree(segments=(Segment(ids=tokens, scored=np.ones(3, np.bool_)),))]).to(model.device)
+    with planted(forest) as now:
+        model.get_decoder()(input_ids=forest.input_ids[None], position_ids=forest.position_ids[None], use_cache=False)
+    if not now.asked:
+        return f"none of its layers asks for an attention mask{_stateful(model)}"
+    for mask_function, window in now.asked:
+        if not hides_like_a_window(mask_function, window, model.device):
+            return "its attention is neither causal nor a sliding window (chunked or bidirectional, for example)"
+    return None
+
+
+def hides_like_a_window(
+    mask_function: Callable[..., torch.Tensor], window: int | None, device: torch.device | str = "cpu"
+) -> bool:
+    """Whether a mask function of transformers lets through just what a causal window of that size does.
+
+    Asked at pairs around the window's edges and around the powers of two up to a million, where chunks and windows
+    that were not told would begin.
+    """
+    sizes = [2**power for power in range(21)] + ([window, 2 * window, 3 * window] if window is not None else [])
+    marks = torch.tensor(sorted({max(size + step, 0) for size in sizes for step in (-1, 0, 1)}), device=device)
+    query, key = (grid.flatten() for grid in torch.meshgrid(marks, marks, indexing="ij"))
+    # Besides all pairs of marks: each mark with keys at each distance before it.
+    query, key = torch.cat([query, query]), torch.cat([key, (query - key).clamp(min=0)])
+    nought = torch.zeros_like(query)
     try:
-        largest, mean = forest_error(model)
-    except (ValueError, TypeError, RuntimeError, AttributeError, IndexError, NotImplementedError) as error:
-        raise _refused(name, architecture, f"its forward fails on a forest ({str(error)[:200]})") from error
-    if not (largest <= TOLERANCE[model.dtype] and mean <= MEAN_TOLERANCE[model.dtype]):
-        raise _refused(name, architecture, f"a forest differs from separate forwards by {largest:.2g} nats")
-    return largest
+        shown = mask_function(nought, nought, query, key).expand(query.shape)
+    except (IndexError, RuntimeError):
+        return False  # it looks positions up in the batch itself
+    wanted = key <= query
+    if window is not None:
+        wanted &= query - key < window
+    return bool((shown == wanted).all())
 
 
-def _refused(name: str, architecture: str, why: str) -> ModelError:
+def _stateful(model: PreTrainedModel) -> str:
+    """Names a layer that carries a state along the tokens, for the message; they all convolve or scan."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Conv1d):
+            return f"; {type(model.get_submodule(name.rpartition('.')[0])).__name__} carries a state from token to token"
+    return ""
+
+
+def _refused(name: str, model: PreTrainedModel, why: str) -> ModelError:
     return ModelError(
         f"model {name}",
-        f"{architecture}: {why}",
+        f"{type(model).__name__}: {why}",
         "architectures whose attention goes through transformers' attention interface (docs/models.md lists those proven)",
         "choose such a model; recurrent and hybrid ones cannot share a packed batch",
     )

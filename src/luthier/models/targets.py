@@ -17,6 +17,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from luthier.core.errors import RecipeError
+from luthier.models.ties import head_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -59,18 +60,6 @@ def kind_of(name: str, module: nn.Module, head: nn.Module | None = None) -> Kind
     if _ATTENTION.search(name):
         return "attention"
     return "mlp" if _MLP.search(name) else "other"
-
-
-def head_of(model: nn.Module) -> nn.Module | None:
-    """The module that makes logits, where the model has one."""
-    find = getattr(model, "get_output_embeddings", None)
-    return find() if callable(find) else None
-
-
-def embedding_of(model: nn.Module) -> nn.Module | None:
-    """The module that embeds token ids, where the model has one."""
-    find = getattr(model, "get_input_embeddings", None)
-    return find() if callable(find) else None
 
 
 def layer_number(name: str) -> int | None:
@@ -119,7 +108,7 @@ def find_targets(
         target_modules: A list of name endings (`q_proj`, `self_attn.q_proj`) and words, one word, or a regular
             expression that matches whole names. The words: `all-linear` (every linear layer but the head),
             `attention`, `mlp`.
-        exclude_modules: Name endings or a regular expression to leave out.
+        exclude_modules: Name endings or a regular expression to leave out, with everything inside them.
         layers_to_transform: Only these layers, counted from 0.
         where: The recipe's section, for errors.
 
@@ -190,7 +179,7 @@ def _by_word(tree: _Tree, word: str, experts: list[str]) -> set[str]:
     if word != "attention" and reached:
         raise RecipeError(
             tree.key,
-            f"{word!r} cannot reach the experts ({reached[0]} and {len(reached) - 1} more hold all experts in one parameter)",
+            f"{word!r} cannot reach the experts: {reached[0]} and {len(reached) - 1} more hold all experts in one",
             "linear and embedding layers",
             "name the layers, or leave the experts frozen on purpose with exclude_modules: [experts]",
         )
@@ -234,7 +223,7 @@ def _refuse_other_kinds(tree: _Tree, word: str, name: str) -> None:
     if is_adaptable(module):
         return
     inside = sorted({below.split(".")[-1] for below, m in module.named_modules() if is_linear(m)})
-    fix = f"name the layers in it: {', '.join(inside)}" if inside else "train it whole with modules_to_save, or exclude it"
+    fix = f"name the layers in it: {', '.join(inside)}" if inside else "train it with modules_to_save, or exclude it"
     raise RecipeError(
         tree.key, f"{word!r} matches {name}, a {type(module).__name__}", "linear and embedding layers", fix
     )
@@ -251,10 +240,11 @@ def _not_excluded(modules: dict[str, nn.Module], exclude: Words | None, key: str
         else:
             matched = {name for name in modules if ends_with(name, word)}
         if not matched:
-            leaves = {name.split(".")[-1] for name in modules} - {str(number) for number in range(1000)}
-            raise RecipeError(key, f"{word!r} matches no module", fix=nearest(word, leaves) or "correct or remove it")
+            parts = {part for name in modules for part in name.split(".") if not part.isdecimal()}
+            raise RecipeError(key, f"{word!r} matches no module", fix=nearest(word, parts) or "correct or remove it")
         left_out |= matched
-    return set(modules) - left_out
+    inside = tuple(f"{name}." for name in left_out)  # excluding a block excludes what is in it
+    return {name for name in modules if name not in left_out and not name.startswith(inside)}
 
 
 def _in_layers(modules: dict[str, nn.Module], layers: Collection[int] | None, key: str) -> set[str]:

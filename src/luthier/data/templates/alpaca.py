@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stanford Alpaca's headings, `### Instruction:` and `### Response:`; turns end with the tokenizer's eos_token."""
+"""Stanford Alpaca's headings, `### Instruction:` and `### Response:`, after its opening sentence."""
 
 END = "eos_token"
-TEMPLATE = """\
+TEMPLATE = r"""{%- if messages[0]['role'] != 'system' -%}
+{{ 'Below is an instruction that describes a task. ' }}
+{{- 'Write a response that appropriately completes the request.\n\n' }}
+{%- endif -%}
 {%- for message in messages -%}
 {%- if message['role'] == 'system' -%}
 {{ message['content'] + '\n\n' }}

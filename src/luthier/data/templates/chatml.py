@@ -2,8 +2,7 @@
 """OpenAI's ChatML, `<|im_start|>user ... <|im_end|>`, as Qwen and many others use it."""
 
 END = "<|im_end|>"
-TEMPLATE = """\
-{%- for message in messages -%}
+TEMPLATE = r"""{%- for message in messages -%}
 {{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a forest reaches a transformers model: in the place of its attention masks.
+
+    with planted(forest):
+        model(input_ids, position_ids=..., use_cache=False)
+
+A model asks transformers for its masks once a forward and hands each layer the one that it should obey. Models that
+run on the attention `luthier` receive :class:`Seen` instead of a tensor: the forest, and the window of that mask.
+So the window is the one that transformers' own attention would obey, layers need not pass on words that they do not
+know, it survives gradient checkpointing, and a layer that reads or changes its mask fails instead of being wrong.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from luthier.kernels.attention import forest_attention
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import torch
+
+    from luthier.kernels.forest import Forest
+
+NAME = "luthier"
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a layer is told in place of a mask.
+
+    Attributes:
+        forest: The batch.
+        window: A token sees at most this many positions, itself included; None for all.
+    """
+
+    forest: Forest
+    window: int | None
+
+
+class Planted:
+    """A forest on its way through a model, and the masks that the model asked for.
+
+    Attributes:
+        forest: The batch.
+        asked: (mask function, window) of each mask, for `models.probe`.
+    """
+
+    def __init__(self, forest: Forest) -> None:
+        self.forest = forest
+        self.asked: list[tuple[Callable[..., torch.Tensor], int | None]] = []
+
+
+_PLANTED: ContextVar[Planted | None] = ContextVar("luthier_forest", default=None)
+
+
+@contextmanager
+def planted(forest: Forest) -> Iterator[Planted]:
+    """Inside, models that run on attention `luthier` see this forest."""
+    now = Planted(forest)
+    token = _PLANTED.set(now)
+    try:
+        yield now
+    finally:
+        _PLANTED.reset(token)
+
+
+def _mask(*_: Any, mask_function: Callable[..., torch.Tensor], local_size: int | None = None, **__: Any) -> Seen:
+    """What transformers calls to make a mask; `local_size` is the window of the layers that will get it."""
+    now = _PLANTED.get()
+    if now is None:
+        raise ValueError("attention 'luthier': no forest was planted; use luthier.models.serving(model) to generate")
+    now.asked.append((mask_function, local_size))
+    return Seen(now.forest, local_size)
+
+
+# Words that models pass along with every call and that say nothing about who sees whom, or with what weight.
+_SILENT = {"position_ids", "use_cache", "output_attentions", "cache_position", "position_embeddings", "past_key_values"}
+
+
+def _interface(  # noqa: PLR0913 - transformers' own signature
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Seen | torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    *,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    is_causal: bool | None = None,
+    **other: Any,
+) -> tuple[torch.Tensor, None]:
+    """What transformers calls: [1, H, T, D] in, [1, T, H, D] out. Refuses whatever it would have to guess."""
+    kind = type(module).__name__
+    if not isinstance(attention_mask, Seen):
+        raise ValueError(f"{kind} makes a mask of its own")
+    unknown = sorted(name for name, given in other.items() if given is not None and name not in _SILENT)
+    if unknown:
+        raise ValueError(f"{kind} passes {', '.join(unknown)} to its attention, which Luthier does not know")
+    if is_causal is False or getattr(module, "is_causal", True) is False:
+        raise ValueError(f"{kind} is not causal")
+    # transformers' sdpa and eager attention read the window from the mask, its flash attention from this argument.
+    if sliding_window not in (None, attention_mask.window):
+        raise ValueError(f"{kind} has a window of {sliding_window}, its mask one of {attention_mask.window}")
+    out = forest_attention(
+        query[0],
+        key[0],
+        value[0],
+        attention_mask.forest,
+        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        sliding_window=attention_mask.window,
+        softcap=softcap,
+        sinks=s_aux,
+        dropout=dropout,
+    )
+    return out.transpose(0, 1)[None].contiguous(), None
+
+
+AttentionInterface.register(NAME, _interface)
+AttentionMaskInterface.register(NAME, _mask)
