@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`luthier data`, `luthier formats`, `luthier templates`."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+
+import pytest
+
+from luthier import models
+from luthier.cli import main
+from luthier.core import registry
+
+ROWS = [{"instruction": f"What is {i} + 2?", "output": f"It is {i + 2}."} for i in range(20)]
+
+
+@pytest.fixture
+def luthier(capsys, monkeypatch, qwen):
+    """Run a command; return exit code, stdout and stderr."""
+    monkeypatch.setattr(models, "load_tokenizer", lambda *_: qwen)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def _luthier(*words: str) -> tuple[int, str, str]:
+        code = 0
+        try:
+            main(list(words))
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return _luthier
+
+
+@pytest.mark.parametrize(("command", "kind"), [("formats", "data.formats"), ("templates", "data.templates")])
+def test_lists(luthier, command, kind):
+    known = registry.entries(kind)
+    code, out, _ = luthier(command)
+    assert code == 0
+    assert [re.split(r"  +", line) for line in out.splitlines()] == [list(pair) for pair in known.items()]
+    told = json.loads(luthier(command, "--json")[1])
+    assert {entry["name"]: entry["help"] for entry in told} == known
+
+
+def test_rows_as_the_model_sees_them(luthier, write):
+    code, out, err = luthier("data", write(*ROWS), "--rows", "2")
+    assert code == 0, err
+    assert "<|im_start|>user\nWhat is 0 + 2?<|im_end|>\n<|im_start|>assistant\n⟦It is 2.<|im_end|>⟧" in out
+    assert "What is 2 + 2?" not in out
+    assert "rows.jsonl:1: " in out
+    assert re.search(r"packing: \d+ bins of 1024 tokens, \d", out)
+    assert "format alpaca (instruction, output)" in err
+
+
+def test_json_is_one_document(luthier, write):
+    code, out, _ = luthier("data", write(*ROWS), "data.max_length=64", "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert set(told) == {"rows", "ledger", "lengths"}
+    assert told["lengths"]["max_length"] == 64
+    row = told["rows"][0]
+    assert sum(run["tokens"] for run in row["runs"]) == row["tokens"] == len(row["ids"])
+    assert [run["text"] for run in row["runs"] if run["scored"]] == ["It is 2.<|im_end|>"]
+
+
+def test_a_recipe(luthier, write, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps({"model": {"model_name_or_path": "x"}, "data": {"train": "no", "eval": write(*ROWS)}}))
+    assert luthier("data", str(recipe), "--eval")[0] == 0
+    code, out, err = luthier("data", str(recipe))
+    assert (code, out) == (2, "")
+    assert "error: no: no such file or folder" in err
+
+
+def test_the_ledger_is_shown_before_the_tolerance_stops(luthier, write):
+    code, out, err = luthier("data", write(*ROWS, {"instruction": "x", "output": ""}), "--rows", "0")
+    assert code == 2
+    assert "1 refused: empty answer (turn 2): row 21" in out
+    assert "1 of 21 rows (4.8%) were refused" in err
+
+
+def test_words_that_look_like_markup_are_left_alone(luthier, write):
+    out = luthier("data", write({"instruction": "[bold]x[/bold]", "output": "[/] y"}))[1]
+    assert "[bold]x[/bold]" in out
+    assert "⟦[/] y<|im_end|>⟧" in out
+
+
+def test_the_data_layer_does_not_need_torch():
+    import subprocess
+
+    script = "import sys, luthier.data.formats.alpaca as _; print(*{'torch', 'transformers'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
