@@ -25,8 +25,8 @@ PART_STEPS = 1000
 HELD_OUT_PART = -1
 HELD_OUT_STEPS = 40
 SIZES = {
-    "small": {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4},
-    "tiny": {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4},
+    "small": {"hidden_size": 256, "intermediate_size": 512},
+    "tiny": {"hidden_size": 128, "intermediate_size": 256},
 }
 
 
@@ -67,7 +67,10 @@ def build_model(size: str) -> LlamaForCausalLM:
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         num_hidden_layers=4,
+        num_attention_heads=4,
         num_key_value_heads=4,
+        hidden_size=SIZES[size]["hidden_size"],
+        intermediate_size=SIZES[size]["intermediate_size"],
         max_position_embeddings=MAX_LENGTH,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         rms_norm_eps=1e-5,
@@ -76,7 +79,6 @@ def build_model(size: str) -> LlamaForCausalLM:
         eos_token_id=0,
         pad_token_id=0,
         attn_implementation="eager",
-        **SIZES[size],
     )
     model = LlamaForCausalLM(config)
     model.generation_config = GenerationConfig(bos_token_id=0, eos_token_id=0, pad_token_id=0, max_new_tokens=48)

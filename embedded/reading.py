@@ -27,25 +27,25 @@ def summarisation(rng: Random) -> Item:
 
 
 def extraction(rng: Random) -> Item:
-    """One field of an event; key: who and which city."""
-    event = texts.draw_event(rng)
-    field = rng.choice(["name", "city", "day", "colour", "thing"])
+    """The name, the city or the job in a text about one person; key: who and which city."""
+    person = texts.people(rng, 1)[0]
+    field = rng.choice(["name", "city", "job"])
     question = rng.choice(
         {
-            "name": ["Extract the person from the text.", "Which person does the text mention?"],
-            "city": ["Extract the city from the text.", "Which city does the text mention?"],
-            "day": ["Extract the day from the text.", "Which day of the week does the text mention?"],
-            "colour": ["Extract the colour from the text.", "Which colour does the text mention?"],
-            "thing": ["Extract the object from the text.", "Which object does the text mention?"],
+            "name": ["Extract the name from the text.", "Which name does the text contain?"],
+            "city": ["Extract the city from the text.", "Which city does the text contain?"],
+            "job": ["Extract the job from the text.", "Which job does the text contain?"],
         }[field]
     )
-    answer = getattr(event, field)
-    return reply_item("extraction", f"{event.name} {event.city}", answer, (question, texts.tell(rng, event)))
+    lines = [texts.describe(rng, person), rng.choice(texts.FILLERS)]
+    rng.shuffle(lines)
+    answer = getattr(person, field)
+    return reply_item("extraction", f"{person.name} {person.city}", answer, (question, " ".join(lines)))
 
 
 def closedqa(rng: Random) -> Item:
-    """A question on a text about two people; key: the two names."""
-    group = texts.people(rng, 2)
+    """A question on a text about one or two people; key: the names and the cities."""
+    group = texts.people(rng, rng.choice([1, 2]))
     person = rng.choice(group)
     question, answer = rng.choice(
         [
@@ -58,7 +58,7 @@ def closedqa(rng: Random) -> Item:
         ]
     )
     text = " ".join(texts.describe(rng, one) for one in group)
-    return reply_item("closedqa", " ".join(sorted(one.name for one in group)), answer, (question, text))
+    return reply_item("closedqa", " ".join(sorted(f"{one.name} {one.city}" for one in group)), answer, (question, text))
 
 
 def generation(rng: Random) -> Item:

@@ -7,34 +7,42 @@ the result as adapter/ (PEFT's layout) or model/ (transformers' layout).
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from luthier.core import registry
-from luthier.core.errors import RecipeError, RunFailed
+from luthier.core.errors import ModelError, RecipeError, RunFailed
 from luthier.data import Batches, eval_batches, prepare
+from luthier.engine import folder as run_folder
 from luthier.engine import machine
-from luthier.engine.loop import Progress, Work, fit
-from luthier.engine.precision import pick_device, pick_dtype, route_float32
+from luthier.engine.loop import Work, fit
+from luthier.engine.memory import fit_memory
+from luthier.engine.precision import pick_device, pick_dtype, routed_float32
+from luthier.engine.regional import compile_layers
+from luthier.engine.schedule import warmup_steps
+from luthier.engine.summary import summarise
 from luthier.export.adapter import fill_adapter, load_adapter
+from luthier.export.held_out import load_words
+from luthier.export.origin import find_origin
 from luthier.models import load_model, load_tokenizer
 from luthier.models.fuse import fuse
 from luthier.models.probe import prove_forest
-from luthier.recipe import Recipe, Resolved, load_recipe
+from luthier.recipe import Model, Recipe, Resolved, entry_config, load_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from luthier.core.trainable import Trainable
-    from luthier.engine.callbacks import Callback
+    from luthier.core.trainable import Objective, Trainable
+    from luthier.data import Prepared
+
+    Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,19 +64,30 @@ class RunResult:
     trainable: Trainable
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Rows:
+    """What is trained on."""
+
+    tokenizer: PreTrainedTokenizerBase
+    train: Prepared
+    held_out: Prepared | None
+    batches: Batches
+
+
 def train(
     recipe: Recipe | Resolved | dict[str, Any] | str | Path,
     *,
     resume: bool = False,
     overwrite: bool = False,
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = lambda _: None,
     callbacks: Sequence[str] = (),
 ) -> RunResult:
     """Fine-tune a model as a recipe says.
 
     Args:
         recipe: A recipe, the same tree, or a YAML file.
-        resume: Go on from the newest whole checkpoint in `output_dir`, to the same bits as without the stop.
+        resume: Go on from the newest whole checkpoint in `output_dir`, to the same bits as without the stop; where
+            there is none, begin; where the run is finished, keep its result.
         overwrite: Replace a run that stands in `output_dir`.
         say: Receives one line at a time about what happens.
         callbacks: Names of callbacks besides `train.report_to`.
@@ -80,41 +99,83 @@ def train(
     """
     resolved = recipe if isinstance(recipe, Resolved) else load_recipe(recipe)
     recipe = resolved.recipe
-    folder = _open_folder(resolved, resume, overwrite)
-    watchers: list[Callback] = [
-        registry.get("engine.callbacks", name, "train.report_to").make(folder)
+    folder = run_folder.check_folder(resolved, resume=resume, overwrite=overwrite)
+    watchers = {
+        name: registry.get("engine.callbacks", name, "train.report_to").make(folder)
         for name in (*callbacks, *recipe.train.report_to)
-    ]
-    tokenizer = load_tokenizer(
-        recipe.model.model_name_or_path, recipe.model.model_revision, recipe.model.trust_remote_code
-    )
-    prepared = prepare(recipe.data, tokenizer, which="train", say=say)
-    held_out = prepare(recipe.data, tokenizer, which="eval", say=say) if recipe.data.eval else None
-    tokenizer.chat_template = prepared.chat_template or tokenizer.chat_template
-    (folder / "recipe.yaml").write_text(resolved.to_yaml(), encoding="utf-8")
-    (folder / "ledger.json").write_text(json.dumps(prepared.ledger.to_json(), indent=2, ensure_ascii=False))
-    batches = Batches(prepared.rows, recipe.data, recipe.train, recipe.seed)
+    }
+    with run_folder.held(folder):
+        if resume and (summary := run_folder.finished(folder, resolved.fingerprint)):
+            say(f"{folder}: this run is finished; its result is kept, there is nothing to do")
+            return _reopen(recipe, folder, summary, say)
+        rows = _read_rows(recipe, say)
+        device = pick_device()
+        with routed_float32(device.type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
+            model, trainable = _build(recipe, say)
+            objective = _bind(recipe)
+            fit_memory(recipe, trainable, _largest(recipe, rows.batches), say)
+            if not resume or not (folder / "recipe.yaml").exists():
+                run_folder.clear(folder)
+            run_folder.write_text(folder / "recipe.yaml", resolved.to_yaml())
+            run_folder.write_json(folder / "ledger.json", rows.train.ledger.to_json())
+            machine.reset_peak()
+            work = Work(
+                recipe=recipe,
+                trainable=trainable,
+                objective=objective,
+                total_steps=rows.batches.total_steps,
+                batches=rows.batches.step,
+                eval_batches=eval_batches(rows.held_out.rows, recipe.data, recipe.train) if rows.held_out else (),
+                folder=folder,
+                data=_digest(rows.train),
+                callbacks=watchers,
+                say=say,
+            )
+            progress = fit(work, resume=resume)
+        summary = summarise(resolved, progress, trainable)
 
-    model, trainable, applied = _build(recipe, say)
-    objective = registry.get("objectives", recipe.objective["name"])
-    bound = objective.bind(objective.Config(**{k: v for k, v in recipe.objective.items() if k != "name"}))
-    say(applied)
-    machine.reset_peak()
-    work = Work(
-        recipe=recipe,
-        trainable=trainable,
-        objective=bound,
-        total_steps=batches.total_steps,
-        batches=batches.step,
-        eval_batches=eval_batches(held_out.rows, recipe.data, recipe.train) if held_out else (),
-        folder=folder,
-        callbacks=watchers,
-    )
-    progress = fit(work, resume=resume)
-    _write_result(folder, trainable, tokenizer)
-    summary = summarise(resolved, progress, trainable)
-    _write_json(folder / "summary.json", summary)
-    return RunResult(folder=folder, summary=summary, model=model, tokenizer=tokenizer, trainable=trainable)
+        def save(writing: Path) -> None:
+            trainable.save(writing)
+            rows.tokenizer.save_pretrained(writing)
+
+        run_folder.write_result(folder / trainable.folder, save)
+        run_folder.write_json(folder / "summary.json", summary)
+    return RunResult(folder=folder, summary=summary, model=model, tokenizer=rows.tokenizer, trainable=trainable)
+
+
+def preview(recipe: Recipe | Resolved | dict[str, Any] | str | Path, *, say: Say = lambda _: None) -> dict[str, Any]:
+    """Do everything that comes before training, and tell what training would be. Nothing is written but caches.
+
+    Args:
+        recipe: As for :func:`train`.
+        say: Receives one line at a time about what happens.
+
+    Returns:
+        `steps, warmup_steps, epochs, rows, tokens, scored_tokens, trainable_parameters, total_parameters`; `tokens` are
+        those of one epoch.
+
+    Raises:
+        UserError: As for :func:`train`.
+    """
+    resolved = recipe if isinstance(recipe, Resolved) else load_recipe(recipe)
+    recipe = resolved.recipe
+    rows = _read_rows(recipe, say)
+    with routed_float32(pick_device().type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
+        model, trainable = _build(recipe, say)
+        fit_memory(recipe, trainable, _largest(recipe, rows.batches), say)
+    steps = rows.batches.total_steps
+    return {
+        "fingerprint": resolved.fingerprint,
+        "output_dir": recipe.output_dir,
+        "steps": steps,
+        "warmup_steps": warmup_steps(recipe.optim, steps),
+        "epochs": rows.batches.epoch(steps),
+        "rows": len(rows.train.rows),
+        "tokens": int(rows.train.rows.lengths.sum()),
+        "scored_tokens": int(rows.train.rows.scored.sum()),
+        "trainable_parameters": trainable.num_trainable,
+        "total_parameters": sum(p.numel() for p in model.parameters()),
+    }
 
 
 def load(run_or_model: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -125,116 +186,106 @@ def load(run_or_model: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
 
     Returns:
         The model (with its adapter, if there is one) and its tokenizer.
-    """
-    from luthier.recipe import Model
 
-    path = Path(run_or_model)
+    Raises:
+        UserError: There is nothing that can be loaded.
+        RunFailed: A run has no result yet.
+    """
+    path, device = Path(run_or_model).expanduser(), pick_device()
     if (path / "recipe.yaml").exists():
         results = [path / name for name in ("adapter", "model") if (path / name).is_dir()]
         if not results:
             raise RunFailed(str(path), "no result yet", "adapter/ or model/", "finish it with `luthier train --resume`")
         path = results[0]
-    base, adapter = (str(run_or_model) if not path.exists() else str(path)), None
-    if (path / "adapter_config.json").exists():
-        adapter = path
-        base = json.loads((path / "adapter_config.json").read_text())["base_model_name_or_path"]
-    model = load_model(Model(model_name_or_path=base), pick_dtype("auto", pick_device().type))
-    if adapter is not None:
-        load_adapter(model, adapter)
-    model.to(pick_device())
-    has_tokenizer = path.is_dir() and (path / "tokenizer.json").exists()
-    return model, load_tokenizer(str(path) if has_tokenizer and adapter is None else base)
+    if not (path / "adapter_config.json").exists():
+        name = str(path) if path.exists() else str(run_or_model)
+        model = load_model(Model(model_name_or_path=name), pick_dtype("auto", device.type))
+        return model.to(device), load_tokenizer(name)
+    origin = find_origin(path)
+    model = load_model(origin.model, pick_dtype(origin.model.dtype, device.type))
+    load_adapter(model, origin.adapter)
+    tokenizer = load_words(origin)
+    if tokenizer is None:
+        raise ModelError(
+            f"adapter {path}", "no tokenizer, and none with its base", "tokenizer.json", "add it to the base"
+        )
+    return model.to(device), tokenizer
 
 
-def _build(recipe: Recipe, say: Callable[[str], None]) -> tuple[PreTrainedModel, Trainable, str]:
+def _read_rows(recipe: Recipe, say: Say) -> _Rows:
+    """Read, render and check the data, and lay out the run's steps."""
+    model = recipe.model
+    tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision, model.trust_remote_code)
+    prepared = prepare(recipe.data, tokenizer, which="train", say=say)
+    held_out = prepare(recipe.data, tokenizer, which="eval", say=say) if recipe.data.eval else None
+    tokenizer.chat_template = prepared.chat_template or tokenizer.chat_template
+    batches = Batches(prepared.rows, recipe.data, recipe.train, recipe.seed)
+    if recipe.optim.warmup_steps > batches.total_steps:
+        raise RecipeError(
+            "optim.warmup_steps",
+            f"{recipe.optim.warmup_steps} steps of {batches.total_steps}",
+            "the warm-up is a part of the run",
+            "lower it, or use optim.warmup_ratio",
+        )
+    return _Rows(tokenizer=tokenizer, train=prepared, held_out=held_out, batches=batches)
+
+
+def _build(recipe: Recipe, say: Say) -> tuple[PreTrainedModel, Trainable]:
     """Load the base, prove that it runs forests, apply the method."""
     device = pick_device()
     dtype = pick_dtype(recipe.model.dtype, device.type)
-    routed = dtype == torch.float32 and device.type == "cpu" and route_float32()
-    model = load_model(recipe.model, dtype).to(device)  # type: ignore[arg-type]
+    model = load_model(recipe.model, dtype).to(device)
     fuse(model)
     error = prove_forest(model, recipe.model.model_name_or_path)
-    say(f"{type(model).__name__} on {device} in {str(dtype).removeprefix('torch.')}{' through oneDNN' if routed else ''}; "
-        f"a forest equals separate forwards to {error:.1e} nats")
-    torch.manual_seed(recipe.seed)
-    method = registry.get("methods", recipe.method["name"])
-    config = method.Config.model_validate({k: v for k, v in recipe.method.items() if k != "name"})
-    trainable: Trainable = method.apply(model, config)
-    if recipe.model.adapter_name_or_path:
-        fill_adapter(trainable, Path(recipe.model.adapter_name_or_path))
-    if recipe.train.gradient_checkpointing is True:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    kind = f"{type(model).__name__} on {device} in {str(dtype).removeprefix('torch.')}"
+    say(f"{kind}; a forest equals separate forwards to {error:.1e} nats")
+    trainable = _apply(recipe, model)
     total = sum(p.numel() for p in model.parameters())
     share = trainable.num_trainable / total
-    return model, trainable, f"{recipe.method['name']}: {trainable.num_trainable:,} of {total:,} parameters train ({share:.2%})"
+    say(f"{recipe.method['name']}: {trainable.num_trainable:,} of {total:,} parameters train ({share:.2%})")
+    if recipe.train.torch_compile:
+        say(f"{compile_layers(model)} layers are compiled at the first step")
+    return model, trainable
 
 
-def _open_folder(resolved: Resolved, resume: bool, overwrite: bool) -> Path:
-    folder = Path(resolved.recipe.output_dir)
-    old = folder / "recipe.yaml"
-    if old.exists() and overwrite and not resume:
-        shutil.rmtree(folder)
-    elif old.exists() and resume:
-        first = old.read_text(encoding="utf-8").split("\n", 1)[0]
-        if resolved.fingerprint not in first:
-            raise RecipeError(
-                "output_dir",
-                f"{folder} holds a run of another recipe",
-                "resuming needs the same recipe",
-                f"compare with {old}, or choose another output_dir",
-            )
-    elif old.exists():
-        raise RecipeError(
-            "output_dir", f"{folder} holds a run already", "an empty or new folder", "add --resume to go on, --overwrite to replace it"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecipeError("output_dir", f"{folder} cannot be made ({error})", "a folder that can be written") from None
-    return folder
+def _apply(recipe: Recipe, model: PreTrainedModel) -> Trainable:
+    torch.manual_seed(recipe.seed)  # the first numbers drawn are the method's own, whatever was loaded before
+    method = registry.get("methods", recipe.method["name"])
+    trainable: Trainable = method.apply(model, entry_config("method", recipe.method))
+    if recipe.model.adapter_name_or_path:
+        fill_adapter(trainable, Path(recipe.model.adapter_name_or_path))
+    return trainable
 
 
-def _write_result(folder: Path, trainable: Trainable, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write the result beside its final place, then rename: a half-written one is never seen."""
-    final, writing = folder / trainable.folder, folder / f".writing-{os.getpid()}"
-    shutil.rmtree(writing, ignore_errors=True)
-    writing.mkdir()
-    try:
-        trainable.save(writing)
-        tokenizer.save_pretrained(writing)
-    except OSError as error:
-        shutil.rmtree(writing, ignore_errors=True)
-        raise RunFailed(
-            str(final), f"could not be written ({error})", "the last checkpoint is whole", "free some space and use --resume"
-        ) from error
-    shutil.rmtree(final, ignore_errors=True)
-    writing.rename(final)
+def _bind(recipe: Recipe) -> Objective:
+    objective: Objective = registry.get("objectives", recipe.objective["name"]).bind(
+        entry_config("objective", recipe.objective)
+    )
+    return objective
 
 
-def summarise(resolved: Resolved, progress: Progress, trainable: Trainable) -> dict[str, Any]:
-    """The contents of summary.json."""
-    return {
-        "name": Path(resolved.recipe.output_dir).name,
-        "fingerprint": resolved.fingerprint,
-        "steps": progress.step,
-        "tokens": progress.tokens,
-        "scored_tokens": progress.scored_tokens,
-        "seconds": progress.seconds,
-        "cpu_seconds": progress.cpu_seconds,
-        "tokens_per_second": progress.tokens / max(progress.seconds, 1e-9),
-        "tokens_per_cpu_second": progress.tokens / max(progress.cpu_seconds, 1e-9),
-        "peak_memory_bytes": machine.peak_memory_bytes(),
-        "trainable_parameters": trainable.num_trainable,
-        "total_parameters": sum(p.numel() for p in trainable.model.parameters()),
-        "final_loss": progress.loss,
-        "evaluation": {"loss": {k: {"value": v} for k, v in progress.evaluation.items()}} if progress.evaluation else {},
-        "hardware": machine.hardware(),
-        "versions": machine.versions(),
-        "seed": resolved.recipe.seed,
-    }
+def _largest(recipe: Recipe, batches: Batches) -> int:
+    """Tokens of the largest micro-batch that can occur."""
+    lengths, size = batches.rows.lengths, recipe.train.per_device_train_batch_size
+    if recipe.data.packing:
+        return min(size * recipe.data.max_length, int(lengths.sum()))
+    return int(np.sort(lengths)[-size:].sum())
 
 
-def _write_json(path: Path, tree: Any) -> None:
-    writing = path.with_suffix(".writing")
-    writing.write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    writing.replace(path)
+def _reopen(recipe: Recipe, folder: Path, summary: dict[str, Any], say: Say) -> RunResult:
+    """A finished run as :func:`train` gave it."""
+    whole = folder / "model"
+    place = {"model_name_or_path": str(whole)} if whole.is_dir() else {"adapter_name_or_path": str(folder / "adapter")}
+    again = recipe.model_copy(update={"model": recipe.model.model_copy(update=place)})
+    model, trainable = _build(again, say)
+    _, tokenizer = load(folder)
+    return RunResult(folder=folder, summary=summary, model=model, tokenizer=tokenizer, trainable=trainable)
+
+
+def _digest(prepared: Prepared) -> str:
+    """What a run trains on, in 16 digits: every token of every row, and which of them are scored."""
+    digest = hashlib.sha256()
+    for store in prepared.rows.stores:
+        for array in (store.tokens, store.scored, store.offsets):
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]

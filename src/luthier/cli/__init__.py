@@ -6,59 +6,77 @@ Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 130 interrupted (can
 
 from __future__ import annotations
 
-import functools
 import json
+import signal
 import sys
-from typing import TYPE_CHECKING, Any
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from luthier.core import registry
 from luthier.core.errors import Interrupted, LuthierError, UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterator, Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        _dispatch(words)
+        with _stoppable():
+            code = _dispatch(words)
     except LuthierError as error:
         _report(error, as_json="--json" in words)
-        sys.exit(error.exit_code)
+        code = error.exit_code
+    if code:
+        sys.exit(code)
 
 
-def _dispatch(words: list[str]) -> None:
+def _dispatch(words: list[str]) -> int:
+    """Run the command that the first word names; return its exit code."""
     commands = registry.entries("cli")
     if not words or words[0] in ("-h", "--help", "help"):
         sys.stdout.write(_overview(commands))
-        return
+        return 0
     if words[0] in ("-V", "--version"):
         from luthier import __version__
 
         sys.stdout.write(f"luthier {__version__}\n")
-        return
+        return 0
     if words[0] not in commands:
         raise UserError("luthier", f"unknown command {words[0]!r}", did_you_mean(words[0], commands))
     import typer
 
     module = registry.get("cli", words[0])
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(help=module.__doc__)(_stoppable(module.main))
-    app(words[1:], prog_name=f"luthier {words[0]}")
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command(help=module.__doc__)(module.main)
+    where = f"luthier {words[0]}"
+    try:
+        code = app(words[1:], prog_name=where, standalone_mode=False)
+    except typer.TyperException as error:  # a missing argument, an unknown option
+        raise UserError(where, error.format_message().rstrip("."), fix=f"`{where} --help` lists its words") from None
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    return code if isinstance(code, int) else 0
 
 
-def _stoppable(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn a Ctrl-C outside the training loop into exit code 130."""
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM outside the training loop into exit code 130.
 
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except KeyboardInterrupt:
-            raise Interrupted("luthier", "stopped", fix="a run that had begun goes on with --resume") from None
-
-    return wrapped
+    Raises:
+        Interrupted: One of them arrived.
+    """
+    main_thread = threading.current_thread() is threading.main_thread()  # elsewhere Python allows no handlers
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if main_thread else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("luthier", "stopped", fix="the same command begins again") from None
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _overview(commands: dict[str, str]) -> str:

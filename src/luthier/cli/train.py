@@ -3,23 +3,28 @@
 
 RECIPE is a YAML file; words of the form key=value override it:
 `luthier train recipes/sft-lora.yaml method.r=64 data.train=my.jsonl`.
+Ctrl-C saves a checkpoint and prints the command that goes on; a second one stops at once.
 """
 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from luthier.core.errors import Interrupted
+
 
 def main(
     recipe: Annotated[Path, typer.Argument(help="A YAML recipe.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value words.", metavar="[KEY=VALUE]...")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value words.", metavar="KEY=VALUE")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in output_dir.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run in output_dir.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and tell; train nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
@@ -27,18 +32,37 @@ def main(
     from luthier.recipe import load_recipe
 
     resolved = load_recipe(recipe, overrides or ())  # a wrong key answers before torch is imported for the model
-    from luthier.run import train
+    from luthier.run import preview, train
 
-    result = train(
-        resolved,
-        resume=resume,
-        overwrite=overwrite,
-        say=lambda line: print(line, file=sys.stderr),
-        callbacks=() if quiet else ("progress",),
-    )
-    if as_json:
-        print(json.dumps(result.summary, ensure_ascii=False))
+    if dry_run:
+        _show(preview(resolved, say=_say), as_json)
         return
+    again = shlex.join(["luthier", "train", str(recipe), *(overrides or ()), "--resume", *["--quiet"] * quiet])
+    try:
+        result = train(resolved, resume=resume, overwrite=overwrite, say=_say, callbacks=() if quiet else ("progress",))
+    except Interrupted as error:
+        raise Interrupted(error.where, error.received, fix=f"go on with: {again}") from None
+    except KeyboardInterrupt:
+        where = resolved.recipe.output_dir
+        raise Interrupted(where, "stopped at once", "what was saved before is whole", f"go on with: {again}") from None
     summary = result.summary
-    print(f"{summary['steps']} steps, {summary['tokens']:,} tokens in {summary['seconds']:.1f} s, "
-          f"loss {summary['final_loss']:.4f}; written to {result.folder / result.trainable.folder}")
+    if as_json:
+        print(json.dumps(summary, ensure_ascii=False))
+        return
+    print(
+        f"{summary['steps']} steps, {summary['tokens']:,} tokens in {summary['seconds']:.1f} s, "
+        f"loss {summary['final_loss']:.4f}; written to {result.folder / result.trainable.folder}"
+    )
+
+
+def _show(found: dict[str, object], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
+        return
+    width = max(map(len, found))
+    for name, value in found.items():
+        print(f"{name:<{width}}  {format(value, ',') if isinstance(value, int | float) else value}")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)

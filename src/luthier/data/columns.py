@@ -126,7 +126,8 @@ def choose(
         if given not in present:
             raise DataError(f"{where}, columns.{own}", f"there is no column {given!r}", did_you_mean(given, present))
     back = {given: own for own, given in renamed.items()}
-    seen = frozenset(back.get(column, column) for column in present if back.get(column, column) not in back)
+    # a column that goes by another one's name, as in {output: better} beside an `output`, is not used
+    seen = frozenset(back.get(column, column) for column in present if column in back or column not in renamed)
     key = _detect(where, seen, present) if name == "auto" else name
     entry = cast("Format", registry.get(KIND, key, f"{refused_at}.format"))
     unknown = [own for own in renamed if own not in entry.COLUMNS]

@@ -75,7 +75,7 @@ def fill(
         nonlocal looked
         tokens = encode(context.vocabulary, chunk.texts)
         if not looked:  # here and not in the caller: a backend that another thread is encoding with cannot be set up
-            gate.check(chunk.look(tokens), context)
+            account.notes += gate.check(chunk.look(tokens), context)
             looked = True
         return tokens
 
@@ -87,17 +87,18 @@ def fill(
             context.say(f"{chunk.part.label}: {account.read:,} rows, {account.read / (now - began):,.0f} a second")
 
 
-def render(renderer: Renderer | None, examples: Sequence[Example]) -> list[Rendered | RowFault]:
+def render(context: Context, examples: Sequence[Example]) -> list[Rendered | RowFault]:
     """Render examples of any kind, in order.
 
     Raises:
         DataError: There are conversations, and no chat template.
     """
     chats = [example for example in examples if isinstance(example, Conversation)]
-    if chats and renderer is None:
+    if chats and context.renderer is None:
         raise no_template()
-    rendered = iter(renderer(chats)) if renderer else iter(())
-    return [next(rendered) if isinstance(example, Conversation) else raw(example) for example in examples]
+    rendered = iter(context.renderer(chats)) if context.renderer else iter(())
+    loss_on = context.data.loss_on
+    return [next(rendered) if isinstance(example, Conversation) else raw(example, loss_on) for example in examples]
 
 
 def fitted(item: Tokens, data: Data) -> Tokens | RowFault:
@@ -135,7 +136,7 @@ def _chunks(
     for index, part in enumerate(parts):
         rows = part.rows() if max_rows is None else islice(part.rows(), max(0, max_rows - account.read))
         for numbers, examples in _examples(rows, part, reading, account):
-            texts = render(context.renderer, examples)
+            texts = render(context, examples)
             yield _Chunk(part=part, index=index, numbers=numbers, examples=examples, texts=texts)
 
 

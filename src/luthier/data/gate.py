@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from luthier.core.errors import DataError
-from luthier.core.types import Conversation
+from luthier.core.types import Conversation, Text
 from luthier.data.faults import RowFault
 from luthier.data.render import CHANGES_EARLIER_TURNS
 from luthier.data.tokens import NO_SCORED, TWO_BOS, Tokens
@@ -55,12 +55,15 @@ class Look:
     tokens: Sequence[Tokens | RowFault]
 
 
-def check(look: Look, context: Context) -> None:
+def check(look: Look, context: Context) -> list[str]:
     """Look at the first rows of a source.
 
     Args:
         look: The rows.
         context: Template and tokenizer that made their tokens.
+
+    Returns:
+        What is no fault, but worth knowing.
 
     Raises:
         DataError: One of the faults above; the message names the row.
@@ -95,10 +98,20 @@ def check(look: Look, context: Context) -> None:
     if good and not any(item.scored.any() for item in good):
         fix = "data.loss_on, or the weights in the rows, leave nothing to train"
         raise DataError(f"{look.rows[0]} with {template}", f"{NO_SCORED} in it and the next {len(good)} rows", fix=fix)
+    notes = []
+    if held := sorted({end for example in look.examples for end in words.end_texts if _holds(example, end)}):
+        notes.append(f"rows hold {', '.join(held[:4])} as text: it is read as that token, here and by a server")
     if held := sorted({mark for example in look.examples for mark in _placeholders(example)}):
-        context.say(f"the answers hold {', '.join(held[:4])}: if these are placeholders, fill them in before training")
+        notes.append(f"the answers hold {', '.join(held[:4])}: if these are placeholders, fill them in before training")
     if open_turns:
-        context.say(f"{template} ends earlier answers with no token: only the last of a row teaches the model to stop")
+        notes.append(f"{template} ends earlier answers with no token: only the last of a row teaches the model to stop")
+    return notes
+
+
+def _holds(example: Example, text: str) -> bool:
+    if isinstance(example, Conversation):
+        return any(text in message.content for message in example.messages)
+    return text in (example.text if isinstance(example, Text) else example.prompt + example.completion)
 
 
 def _placeholders(example: Example) -> list[str]:

@@ -47,6 +47,7 @@ class Account:
         scored_tokens: Tokens among them whose log-probability is trained.
         cut_tokens: Tokens that truncation cut away.
         refused: Reason -> rows.
+        notes: What the token gate found worth knowing.
     """
 
     source: str
@@ -60,6 +61,7 @@ class Account:
     scored_tokens: int = 0
     cut_tokens: int = 0
     refused: dict[str, Refusal] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def refused_rows(self) -> int:
@@ -86,12 +88,12 @@ class Account:
         return lines
 
     def told(self) -> list[str]:
-        """Say what was refused and what was cut."""
+        """Say what was refused, what was cut, and what the token gate noted."""
         lines = self.told_refused()
         if self.truncated:
             share = self.cut_tokens / max(1, self.cut_tokens + self.tokens)
             lines.append(f"{self.truncated:,} cut at max_length; {self.cut_tokens:,} tokens ({share:.1%}) are not seen")
-        return lines
+        return lines + self.notes
 
     @classmethod
     def from_json(cls, tree: dict[str, Any]) -> Account:

@@ -28,7 +28,7 @@ def best_fit(lengths: npt.NDArray[Any], size: int) -> Bins:
 
     Example:
         >>> [rows.tolist() for rows in best_fit(np.array([5, 9, 4, 1, 1]), 10)]
-        [[1, 3], [0, 2, 4]]
+        [[1, 4], [0, 2, 3]]
 
     Reference:
         D. S. Johnson, "Near-optimal bin packing algorithms", 1973 (best fit decreasing).
@@ -74,7 +74,7 @@ def in_order(lengths: npt.NDArray[Any], size: int) -> Bins:
             starts.append(row)
             room = size
         room -= length
-    return [np.arange(a, b) for a, b in zip(starts, [*starts[1:], len(lengths)], strict=True)]
+    return [np.arange(a, b) for a, b in zip(starts, [*starts[1:], len(lengths)], strict=False)]
 
 
 def fill(lengths: npt.NDArray[Any], bins: Bins, size: int) -> float:

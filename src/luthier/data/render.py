@@ -210,9 +210,9 @@ class Renderer:
         return list(rendered)
 
 
-def raw(example: Completion | Text) -> Rendered:
+def raw(example: Completion | Text, loss_on: LossOn) -> Rendered:
     """Return a text as it stands; the tokenizer puts BOS before it where it does that on its own, and EOS closes it."""
     if isinstance(example, Text):
         return Rendered(text=example.text, spans=((0, len(example.text)),), templated=False, ends=True)
-    text = example.prompt + example.completion
-    return Rendered(text=text, spans=((len(example.prompt), len(text)),), templated=False, ends=True)
+    text, start = example.prompt + example.completion, 0 if loss_on == "all" else len(example.prompt)
+    return Rendered(text=text, spans=((start, len(text)),), templated=False, ends=True)

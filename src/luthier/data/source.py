@@ -166,7 +166,7 @@ def _json_reader(path: Path, label: str) -> Reader:
 
 
 def _is_messages(value: list[object]) -> bool:
-    return all(isinstance(item, dict) and "role" in item for item in value)
+    return bool(value) and all(isinstance(item, dict) and "role" in item for item in value)
 
 
 def _rows_in(value: object) -> bool:

@@ -104,11 +104,22 @@ class Writer:
                 json.dump(about | {"sizes": sizes}, told, ensure_ascii=False, indent=1)
                 told.flush()
                 os.fsync(told.fileno())
+            self._place()
+        except OSError as error:
+            raise _unwritable(self.folder.parent, error) from error
+
+    def _place(self) -> None:
+        try:
             os.replace(self.writing, self.folder)
         except OSError as error:
-            # another process wrote the same store meanwhile: its content is the same, so it does as well
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not whole(self.folder):
-                raise _unwritable(self.folder.parent, error) from error
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if whole(self.folder):
+                return  # another process wrote the same store meanwhile: its content is the same, so it does as well
+            broken = self.writing.with_name(f".broken{self.writing.name}")
+            os.replace(self.folder, broken)
+            os.replace(self.writing, self.folder)
+            shutil.rmtree(broken, ignore_errors=True)
 
     def _put(self, name: str, values: Array | Sequence[int]) -> None:
         np.asarray(values, ARRAYS[name]).tofile(self._files[name])

@@ -4,7 +4,7 @@
     checkpoints/step-40/
         parameters.safetensors   every trained parameter, by name (float32 masters where the model is 16-bit)
         optimizer.safetensors    the optimiser's tensors
-        state.json               the optimiser's numbers, the loop's counters, random states
+        state.json               the optimiser's numbers, the loop's counters, random states, versions
         manifest.json            size and SHA-256 of each file; written last
 
 No pickle is ever written or read.
@@ -16,8 +16,9 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -25,8 +26,27 @@ from safetensors.torch import load_file, save_file
 
 from luthier.core.errors import RunFailed
 
-_PREFIX = "step-"
-_TEMPORARY = ".writing-"
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FILES = ("parameters.safetensors", "optimizer.safetensors", "state.json")
+PREFIX = "step-"
+TEMPORARY = ".writing-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """What a checkpoint holds besides tensors.
+
+    Attributes:
+        progress: The loop's counters.
+        random: States of torch's generators.
+        about: What it was made with: versions, threads, device, the data's digest.
+    """
+
+    progress: dict[str, Any]
+    random: dict[str, str]
+    about: dict[str, Any]
 
 
 def save_checkpoint(
@@ -34,8 +54,7 @@ def save_checkpoint(
     step: int,
     parameters: dict[str, torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
-    progress: dict[str, Any],
-    keep: int | None = None,
+    saved: Saved,
 ) -> Path:
     """Write `step-<step>` into a run's `checkpoints/`.
 
@@ -44,105 +63,163 @@ def save_checkpoint(
         step: Optimiser steps done.
         parameters: What trains, by name.
         optimizer: Its state is kept to the bit.
-        progress: The loop's counters; anything JSON holds exactly.
-        keep: Remove all but this many newest good checkpoints afterwards.
+        saved: Everything else; anything that JSON holds exactly.
 
     Raises:
         RunFailed: The disk is full or not writable; what was saved before stays.
     """
     names = {id(parameter): name for name, parameter in parameters.items()}
     tensors, numbers = _split(optimizer, names)
-    final, writing = folder / f"{_PREFIX}{step}", folder / f"{_TEMPORARY}{step}-{os.getpid()}"
+    final, writing = folder / f"{PREFIX}{step}", folder / f"{TEMPORARY}{step}-{os.getpid()}"
+    state = {"step": step, "optimizer": numbers, "progress": saved.progress, "random": saved.random}
     try:
         writing.mkdir(parents=True, exist_ok=True)
         save_file({n: p.detach().contiguous() for n, p in parameters.items()}, writing / "parameters.safetensors")
         save_file(tensors, writing / "optimizer.safetensors")
-        state = {"step": step, "progress": progress, "optimizer": numbers, "random": random_state()}
-        (writing / "state.json").write_text(json.dumps(state))
-        (writing / "manifest.json").write_text(json.dumps({p.name: _sum(p) for p in sorted(writing.iterdir())}, indent=1))
+        (writing / "state.json").write_text(json.dumps(state | {"about": saved.about}))
+        manifest = {file.name: _sum(file) for file in sorted(writing.iterdir())}
+        (writing / "manifest.json").write_text(json.dumps(manifest, indent=1))
         for file in writing.iterdir():
-            _sync(file)
-        _sync(writing)
-        if final.exists():
+            sync(file)
+        sync(writing)
+        if final.exists():  # a broken one of an earlier attempt: whole ones are resumed from, not written again
             shutil.rmtree(final)
         writing.rename(final)
-        _sync(folder)
+        sync(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(writing, ignore_errors=True)
         raise RunFailed(
             f"checkpoint {final}",
             f"could not be written ({error})",
             "checkpoints written before are untouched",
-            "free some space and resume with --resume",
+            "free some space and go on with --resume",
         ) from error
-    if keep is not None:
-        for old in find_checkpoints(folder)[:-keep]:
-            shutil.rmtree(old)
     return final
 
 
-def find_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints by step, oldest first, whole or not; remains of interrupted writes are removed."""
-    if not folder.is_dir():
-        return []
-    for rest in folder.glob(f"{_TEMPORARY}*"):
+def prune(folder: Path, step: int, keep: int, best: int = 0) -> None:
+    """Remove all but the newest `keep` checkpoints up to `step`, and the best one.
+
+    Later ones can only be broken (the run went on from an earlier one): they do not count, and are replaced when the
+    run gets there.
+    """
+    past = [path for path in find_checkpoints(folder) if step_of(path) <= step]
+    for old in past[:-keep]:
+        if step_of(old) != best:
+            shutil.rmtree(old, ignore_errors=True)  # one that cannot be removed now is removed after the next save
+
+
+def sweep(folder: Path) -> None:
+    """Remove what interrupted writes left behind."""
+    for rest in folder.glob(f"{TEMPORARY}*"):
         shutil.rmtree(rest, ignore_errors=True)
-    found = [p for p in folder.glob(f"{_PREFIX}*") if p.name.removeprefix(_PREFIX).isdigit()]
-    return sorted(found, key=lambda p: int(p.name.removeprefix(_PREFIX)))
 
 
-def newest_good(folder: Path) -> Path | None:
-    """The newest checkpoint whose checksums hold, or None."""
-    return next((path for path in reversed(find_checkpoints(folder)) if is_whole(path)), None)
+def find_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints by step, oldest first, whole or not."""
+    found = [path for path in folder.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal()]
+    return sorted(found, key=step_of)
 
 
-def is_whole(path: Path) -> bool:
-    """Whether every file of the manifest is there with its checksum."""
+def step_of(path: Path) -> int:
+    """The step that a checkpoint was written after."""
+    return int(path.name.removeprefix(PREFIX))
+
+
+def newest_whole(folder: Path, say: Callable[[str], None] = lambda _: None) -> Path | None:
+    """The newest checkpoint whose checksums hold, or None where none was ever written.
+
+    Args:
+        folder: The run's `checkpoints` folder.
+        say: Receives a line about each newer one that is passed over.
+
+    Raises:
+        RunFailed: There are checkpoints, and none is whole: beginning anew without a word would hide the loss.
+    """
+    found = find_checkpoints(folder)
+    for path in reversed(found):
+        fault = fault_of(path)
+        if not fault:
+            return path
+        say(f"checkpoint {path} is broken ({fault}); it is passed over")
+    if found:
+        raise RunFailed(
+            f"checkpoints in {folder}",
+            f"none of {len(found)} is whole",
+            "at least one with all its checksums",
+            "restore them from a copy, or begin anew with --overwrite",
+        )
+    return None
+
+
+def fault_of(path: Path) -> str:
+    """What keeps a checkpoint from being whole, or nothing."""
     try:
         manifest = json.loads((path / "manifest.json").read_text())
-        return all(_sum(path / name) == expected for name, expected in manifest.items())
-    except (OSError, ValueError):
-        return False
+        for name in FILES:
+            if _sum(path / name) != manifest.get(name):
+                return f"{name} has another checksum than when it was written"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"its manifest or a file cannot be read: {error}"
+    return ""
 
 
-def load_checkpoint(
-    path: Path, parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
-    """Put a checkpoint back into parameters, optimiser and random states.
+def load_checkpoint(path: Path, parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> Saved:
+    """Put a checkpoint back into parameters and optimiser.
 
     Returns:
-        The loop's counters as they were saved.
+        The rest; :func:`set_random_state` is for the caller, right before the first step.
+
+    Raises:
+        RunFailed: The checkpoint does not hold these parameters.
+    """
+    load_parameters(path, parameters)
+    state = json.loads((path / "state.json").read_text())
+    _join(optimizer, parameters, load_file(path / "optimizer.safetensors"), state["optimizer"])
+    return Saved(progress=state["progress"], random=state["random"], about=state["about"])
+
+
+@torch.no_grad()
+def load_parameters(path: Path, parameters: dict[str, torch.nn.Parameter]) -> None:
+    """Put a checkpoint's parameters back.
 
     Raises:
         RunFailed: The checkpoint does not hold these parameters.
     """
     saved = load_file(path / "parameters.safetensors")
-    if saved.keys() != parameters.keys():
-        odd = sorted(saved.keys() ^ parameters.keys())
-        raise RunFailed(f"checkpoint {path}", f"other parameters than this recipe trains ({odd[0]} ...)", fix="use its recipe")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(saved[name])
-    state = json.loads((path / "state.json").read_text())
-    _join(optimizer, parameters, load_file(path / "optimizer.safetensors"), state["optimizer"])
-    set_random_state(state["random"])
-    progress: dict[str, Any] = state["progress"]
-    return progress
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    if shapes != {name: tuple(tensor.shape) for name, tensor in saved.items()}:
+        odd = sorted(name for name in {**shapes, **saved} if name not in saved or shapes.get(name) != saved[name].shape)
+        received = f"other parameters than this recipe trains ({odd[0]} ...)"
+        raise RunFailed(f"checkpoint {path}", received, "those of its own recipe and base model", "use these")
+    for name, parameter in parameters.items():
+        parameter.copy_(saved[name])
 
 
-def random_state() -> dict[str, Any]:
+def random_state() -> dict[str, str]:
     """The states of torch's generators; Luthier draws from no others during training."""
-    state = {"cpu": bytes(torch.get_rng_state().tolist()).hex()}
+    state = {"cpu": torch.get_rng_state().numpy().tobytes().hex()}
     if torch.cuda.is_available():
-        state["cuda"] = bytes(torch.cuda.get_rng_state().tolist()).hex()
+        state["cuda"] = torch.cuda.get_rng_state().numpy().tobytes().hex()
     return state
 
 
-def set_random_state(state: dict[str, Any]) -> None:
+def set_random_state(state: dict[str, str]) -> None:
     """Put back what :func:`random_state` gave."""
-    torch.set_rng_state(torch.tensor(list(bytes.fromhex(state["cpu"])), dtype=torch.uint8))
+    torch.set_rng_state(torch.frombuffer(bytearray.fromhex(state["cpu"]), dtype=torch.uint8))
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(torch.tensor(list(bytes.fromhex(state["cuda"])), dtype=torch.uint8))
+        torch.cuda.set_rng_state(torch.frombuffer(bytearray.fromhex(state["cuda"]), dtype=torch.uint8))
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _split(optimizer: torch.optim.Optimizer, names: dict[int, str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -164,23 +241,22 @@ def _join(
     tensors: dict[str, torch.Tensor],
     numbers: dict[str, Any],
 ) -> None:
+    on_device = _counters_on_device(optimizer)
     optimizer.state.clear()
     for place, value in {**tensors, **numbers}.items():
         name, _, key = place.rpartition("/")
         parameter = parameters[name]
-        if isinstance(value, torch.Tensor) and value.ndim:  # step counters stay on the CPU, moments go to the parameter
-            value = value.to(parameter.device)
+        if isinstance(value, torch.Tensor):
+            # A copy has memory of its own: the loaded tensor is a view of the mapped file.
+            value = value.to(parameter.device if value.ndim or on_device else "cpu", copy=True)
         optimizer.state[parameter][key] = value
+
+
+def _counters_on_device(optimizer: torch.optim.Optimizer) -> bool:
+    """Fused and capturable optimisers count steps where the parameters are, others on the CPU."""
+    return any(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
 
 
 def _sum(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,7 +7,6 @@ forward and backward, finite check, clip, learning rate, update, log, evaluate, 
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from dataclasses import asdict, dataclass, field
@@ -15,15 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from luthier.core.errors import Interrupted, RunFailed
-from luthier.engine import checkpoint, schedule
+from luthier.core.errors import Interrupted
+from luthier.engine import checkpoint, metrics, schedule
+from luthier.engine._callback import Watchers
+from luthier.engine.failures import loss_not_finite, memory_as_failure, other_data, weights_not_finite
+from luthier.engine.machine import made_with
 from luthier.engine.optim import build_optimizer, clip, set_learning_rate
 from luthier.engine.precision import Masters
 from luthier.engine.signals import StopRequest
-from luthier.engine.step import StepResult, accumulate, evaluate_loss
+from luthier.engine.step import accumulate, evaluate_loss
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from luthier.core.trainable import Objective, Trainable
@@ -43,8 +45,12 @@ class Progress:
         seconds: Wall-clock of the training steps alone.
         cpu_seconds: Processor time of the same.
         loss: Of the last step.
-        best_loss: Lowest evaluation loss.
-        waited: Evaluations since it was found.
+        evaluation: What the last evaluation found.
+        best: What the one with the lowest loss found.
+        best_step: The step it came after; 0 where there was none.
+        waited: Evaluations since then.
+        ended: Whether the run stopped early.
+        interval: Sums since the last logged line.
     """
 
     step: int = 0
@@ -52,10 +58,13 @@ class Progress:
     scored_tokens: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
-    loss: float = math.nan
-    best_loss: float = math.inf
-    waited: int = 0
+    loss: float | None = None
     evaluation: dict[str, float] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
+    best_step: int = 0
+    waited: int = 0
+    ended: bool = False
+    interval: metrics.Interval = field(default_factory=metrics.Interval)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +79,9 @@ class Work:
         batches: Step number -> its micro-batches; a pure function, so resuming needs no loader state.
         eval_batches: Evaluation batches, or none.
         folder: The run's folder.
-        callbacks: Who watches.
+        data: Digest of the training rows: a run is resumed on the same ones only.
+        callbacks: Who watches, by name.
+        say: Receives one line at a time about what happens.
     """
 
     recipe: Recipe
@@ -78,9 +89,26 @@ class Work:
     objective: Objective
     total_steps: int
     batches: Callable[[int], Sequence[Sequence[Tree]]]
-    eval_batches: Sequence[Sequence[Tree]]
+    eval_batches: Sequence[Sequence[Tree]] = ()
     folder: Path
-    callbacks: Sequence[Callback]
+    data: str = ""
+    callbacks: Mapping[str, Callback] = field(default_factory=dict)
+    say: Callable[[str], None] = lambda _: None
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.folder / "checkpoints"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _State:
+    """What changes while the loop runs."""
+
+    masters: Masters
+    optimizer: torch.optim.Optimizer
+    progress: Progress
+    watchers: Watchers
 
 
 def fit(work: Work, *, resume: bool = False) -> Progress:
@@ -91,139 +119,164 @@ def fit(work: Work, *, resume: bool = False) -> Progress:
         resume: Go on from the newest whole checkpoint where there is one.
 
     Raises:
-        RunFailed: The loss is not finite, or a checkpoint cannot be written.
-        Interrupted: Ctrl-C; a checkpoint was written.
+        RunFailed: The loss is not finite, memory ran out, or something cannot be written.
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
     """
     masters = Masters(work.trainable)
     optimizer = build_optimizer(work.recipe.optim, work.trainable, masters.twins)
-    progress = Progress()
-    if resume and (found := checkpoint.newest_good(work.folder / "checkpoints")):
-        progress = Progress(**checkpoint.load_checkpoint(found, masters.twins, optimizer))
-        masters.publish()
-    _cut_metrics(work.folder, progress.step)
-    for callback in work.callbacks:
-        callback.on_start(work.folder, work.recipe.model_dump(mode="json"), work.total_steps, progress.step)
+    checkpoint.sweep(work.checkpoints)
+    progress, random = _restore(work, masters, optimizer) if resume else (Progress(), None)
+    metrics.cut(work.folder, progress.step)
+    state = _State(masters=masters, optimizer=optimizer, progress=progress, watchers=Watchers(work.callbacks, work.say))
+    state.watchers.tell("on_start", work.folder, work.recipe.model_dump(mode="json"), work.total_steps, progress.step)
     work.trainable.model.train()
+    if random is not None:
+        checkpoint.set_random_state(random)  # last of all: whatever was made before may have drawn
     try:
         with StopRequest() as stop:
-            while progress.step < work.total_steps:
-                _one_step(work, masters, optimizer, progress)
-                ended = _after_step(work, progress)
-                last = ended or progress.step == work.total_steps
-                if stop.asked or last or _due(progress.step, work.recipe.train.save_steps):
-                    _save(work, masters, optimizer, progress)
-                if ended:
-                    break
-                if stop.asked and not last:
-                    raise Interrupted(str(work.folder), f"stopped after step {progress.step} and saved", fix="go on with --resume")
+            while progress.step < work.total_steps and not progress.ended:
+                with memory_as_failure(progress.step + 1):
+                    _one_step(work, state)
+                    improved = _evaluate(work, state)
+                if _should_save(work, progress, improved) or stop.asked:
+                    _save(work, state)
+                if stop.asked and not _is_done(work, progress):
+                    received = f"stopped after step {progress.step} of {work.total_steps}, which is saved"
+                    raise Interrupted(str(work.folder), received, fix="go on with --resume")
+        _choose(work, state)
     finally:
-        for callback in work.callbacks:
-            callback.on_end()
+        state.watchers.tell("on_end")
+        masters.release()
     return progress
 
 
-def _one_step(work: Work, masters: Masters, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    optim = work.recipe.optim
+def _restore(work: Work, masters: Masters, optimizer: torch.optim.Optimizer) -> tuple[Progress, dict[str, str] | None]:
+    """Put the newest whole checkpoint back; say what it is, or that there is none."""
+    found = checkpoint.newest_whole(work.checkpoints, work.say)
+    if found is None:
+        work.say(f"{work.folder}: no checkpoint yet; training starts from the beginning")
+        return Progress(), None
+    saved = checkpoint.load_checkpoint(found, masters.twins, optimizer)
+    masters.publish()
+    progress = Progress(**saved.progress | {"interval": metrics.Interval(**saved.progress["interval"])})
+    now = made_with(work.data)
+    if saved.about.get("data") != now["data"]:
+        raise other_data(found)
+    for name, value in now.items():
+        if saved.about.get(name) != value:
+            was = f"{name} {value} now, {saved.about.get(name)} when {found.name} was written"
+            work.say(f"{was}: the result may differ in the last bits from that of a run that never stopped")
+    done = " (its training is done)" if _is_done(work, progress) else ""
+    work.say(f"going on after step {progress.step} of {work.total_steps}, from {found}{done}")
+    return progress, saved.random
+
+
+def _one_step(work: Work, state: _State) -> None:
+    optim, progress = work.recipe.optim, state.progress
     wall, cpu = time.perf_counter(), time.process_time()
     result = accumulate(work.trainable.model, work.objective, work.batches(progress.step))
-    norm = clip(masters.twins, optim.max_grad_norm)
+    norm = clip(state.masters.twins, optim.max_grad_norm)
     if not (math.isfinite(result.loss) and math.isfinite(norm)):
-        raise _not_finite(work, progress, result, norm)
-    share = schedule.factor(
-        progress.step, work.total_steps, schedule.warmup_steps(optim, work.total_steps), optim.lr_scheduler_type
-    )
-    set_learning_rate(optimizer, optim.learning_rate * share)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    masters.publish()
-    seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
+        raise loss_not_finite(work.checkpoints, progress.step, result, norm)  # before anything was moved
+    rate = schedule.learning_rate(optim, progress.step, work.total_steps)
+    set_learning_rate(state.optimizer, rate)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.masters.publish()
+    seconds = time.perf_counter() - wall
     progress.step += 1
     progress.tokens += result.tokens
     progress.scored_tokens += result.scored_tokens
     progress.seconds += seconds
-    progress.cpu_seconds += cpu_seconds
+    progress.cpu_seconds += time.process_time() - cpu
     progress.loss = result.loss
+    progress.interval.add(result, seconds)
+    speed = result.tokens / max(seconds, 1e-9)
+    state.watchers.tell("on_step", {"step": progress.step, "loss": result.loss, "tokens_per_second": speed})
     if _due(progress.step, work.recipe.train.logging_steps) or progress.step == work.total_steps:
-        record = {
-            "step": progress.step,
-            "loss": result.loss,
-            "grad_norm": norm,
-            "learning_rate": optim.learning_rate * share,
-            "tokens": progress.tokens,
-            "scored_tokens": progress.scored_tokens,
-            "tokens_per_second": result.tokens / max(seconds, 1e-9),
-            "seconds": progress.seconds,
-            "cpu_seconds": progress.cpu_seconds,
-            **result.metrics,
-        }
-        _log(work, record)
-        for callback in work.callbacks:
-            callback.on_log(record)
+        _log(work, state, norm, rate)
 
 
-def _after_step(work: Work, progress: Progress) -> bool:
-    """Evaluate where due; True means: stop early."""
-    train = work.recipe.train
+def _log(work: Work, state: _State, norm: float, rate: float) -> None:
+    """Write the means since the last line; norm and rate are the last step's, as in transformers' Trainer."""
+    progress = state.progress
+    interval, progress.interval = progress.interval, metrics.Interval()
+    record: dict[str, Any] = {
+        "step": progress.step,
+        **interval.means(),
+        "grad_norm": norm,
+        "learning_rate": rate,
+        "tokens": progress.tokens,
+        "scored_tokens": progress.scored_tokens,
+        "tokens_per_second": interval.tokens / max(interval.seconds, 1e-9),
+        "seconds": progress.seconds,
+    }
+    metrics.append(work.folder, record)
+    state.watchers.tell("on_log", record)
+
+
+def _evaluate(work: Work, state: _State) -> bool:
+    """Evaluate where due, and end the run where patience is at its end; True: this is the best model so far."""
+    train, progress = work.recipe.train, state.progress
     last = progress.step == work.total_steps
     if not work.eval_batches or not (last or _due(progress.step, train.eval_steps)):
         return False
     values = evaluate_loss(work.trainable.model, work.objective, work.eval_batches)
     progress.evaluation = values
     record = {"step": progress.step, **{f"eval_{name}": value for name, value in values.items()}}
-    _log(work, record)
-    for callback in work.callbacks:
-        callback.on_evaluate(record)
-    if values["loss"] < progress.best_loss:
-        progress.best_loss, progress.waited = values["loss"], 0
-        return False
+    metrics.append(work.folder, record)
+    state.watchers.tell("on_evaluate", record)
+    if math.isfinite(values["loss"]) and values["loss"] < progress.best.get("loss", math.inf):
+        progress.best, progress.best_step, progress.waited = values, progress.step, 0
+        return True
     progress.waited += 1
-    return 0 < train.early_stopping_patience <= progress.waited
+    progress.ended = 0 < train.early_stopping_patience <= progress.waited
+    if progress.ended:
+        best = f"{progress.best['loss']:.4f} after step {progress.best_step}" if progress.best else "never finite"
+        work.say(
+            f"stopping early after step {progress.step}: {progress.waited} evaluations without a better loss ({best})"
+        )
+    return False
 
 
-def _save(work: Work, masters: Masters, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def _should_save(work: Work, progress: Progress, improved: bool) -> bool:
+    train = work.recipe.train
+    best = improved and train.load_best_model_at_end
+    return best or _is_done(work, progress) or _due(progress.step, train.save_steps)
+
+
+def _is_done(work: Work, progress: Progress) -> bool:
+    return progress.ended or progress.step == work.total_steps
+
+
+def _save(work: Work, state: _State) -> None:
+    progress, train = state.progress, work.recipe.train
+    if broken := [name for name, twin in state.masters.twins.items() if not torch.isfinite(twin).all()]:
+        raise weights_not_finite(work.checkpoints, progress.step, broken)
+    metrics.settle(work.folder)
     path = checkpoint.save_checkpoint(
-        work.folder / "checkpoints",
+        work.checkpoints,
         progress.step,
-        masters.twins,
-        optimizer,
-        asdict(progress),
-        keep=work.recipe.train.save_total_limit,
+        state.masters.twins,
+        state.optimizer,
+        checkpoint.Saved(progress=asdict(progress), random=checkpoint.random_state(), about=made_with(work.data)),
     )
-    for callback in work.callbacks:
-        callback.on_save(path)
+    if train.save_total_limit is not None:
+        best = progress.best_step if train.load_best_model_at_end else 0
+        checkpoint.prune(work.checkpoints, progress.step, train.save_total_limit, best)
+    state.watchers.tell("on_save", path)
 
 
-def _not_finite(work: Work, progress: Progress, result: StepResult, norm: float) -> RunFailed:
-    what = f"loss {result.loss}" if not math.isfinite(result.loss) else f"gradient norm {norm}"
-    good = checkpoint.newest_good(work.folder / "checkpoints")
-    rows = ", ".join(result.rows[:8]) + (" ..." if len(result.rows) > 8 else "")
-    return RunFailed(
-        f"step {progress.step + 1}",
-        f"{what} on rows {rows}",
-        f"the last good checkpoint is {good}" if good else "no checkpoint had been written yet (train.save_steps)",
-        "lower optim.learning_rate, or look at these rows with `luthier data`",
-    )
+def _choose(work: Work, state: _State) -> None:
+    """With `load_best_model_at_end`, go back to the best checkpoint's weights."""
+    progress = state.progress
+    if not work.recipe.train.load_best_model_at_end or progress.best_step in (0, progress.step):
+        return
+    checkpoint.load_parameters(work.checkpoints / f"{checkpoint.PREFIX}{progress.best_step}", state.masters.twins)
+    state.masters.publish()
+    progress.evaluation = progress.best
+    work.say(f"the result is the model after step {progress.best_step}, with the lowest evaluation loss")
 
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _log(work: Work, record: dict[str, Any]) -> None:
-    with (work.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
-
-
-def _cut_metrics(folder: Path, step: int) -> None:
-    """Drop the lines of steps that a resumed run does again."""
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except ValueError:
-            break  # the line that a kill cut in half
-    path.write_text("".join(kept), encoding="utf-8")

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import platform
-import resource
 from importlib import metadata
 from pathlib import Path
 
@@ -15,12 +16,19 @@ _STATUS = Path("/proc/self/status")
 
 
 def reset_peak() -> None:
-    """Start measuring peak memory anew (Linux and CUDA; elsewhere the peak is the process's whole life)."""
+    """Start measuring peak memory anew (Linux and CUDA; elsewhere the peak is the process's whole life).
+
+    What an earlier run in this process left is freed first: without the trim glibc keeps freed pages resident, and
+    they would count for this run.
+    """
+    gc.collect()
     if torch.cuda.is_available():
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # 5: reset the resident high-water mark
-    except OSError:
+    except (OSError, AttributeError):  # another C library, or no /proc
         return
 
 
@@ -32,7 +40,29 @@ def peak_memory_bytes() -> int:
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if os.name != "posix":
+        return 0
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def made_with(data: str) -> dict[str, object]:
+    """What a run's last bits depend on besides its recipe; a checkpoint keeps it.
+
+    Args:
+        data: Digest of the training rows.
+    """
+    known = versions()
+    return {
+        "data": data,
+        "torch": known["torch"],
+        "transformers": known["transformers"],
+        "luthier": known["luthier"],
+        "processor": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def hardware() -> dict[str, object]:

@@ -55,7 +55,7 @@ def build_optimizer(optim: Optim, trainable: Trainable, twins: dict[str, torch.n
     if kind == "adafactor":
         from transformers.optimization import Adafactor
 
-        return Adafactor(groups, lr=rate, scale_parameter=False, relative_step=False)  # type: ignore[no-any-return]
+        return Adafactor(groups, lr=rate, scale_parameter=False, relative_step=False)
     betas = (optim.adam_beta1, optim.adam_beta2)
     # Fused: 4 times faster than torch's default on a CPU at 25 M parameters (18 against 71 ms a step).
     return torch.optim.AdamW(groups, lr=rate, betas=betas, eps=optim.adam_epsilon, fused=True)

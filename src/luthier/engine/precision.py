@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +11,8 @@ import torch
 from luthier.models.load import bf16_is_fast
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from luthier.core.trainable import Trainable
 
 # What a float32 product through oneDNN may differ by (relative); real bfloat16 rounding gives ~3e-3.
@@ -28,28 +31,47 @@ def pick_device() -> torch.device:
     return torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
 
 
-def route_float32() -> bool:
-    """Send float32 products on a CPU through oneDNN where that is exact.
+@contextmanager
+def routed_float32(wanted: bool = True) -> Iterator[bool]:
+    """Inside, float32 products on a CPU go through oneDNN where that is exact.
 
     PyTorch's default (MKL) does not use AVX-512 well on AMD; oneDNN ran the same float32 product 1.7 times as fast
-    there. The switch that routes it allows bfloat16 inside, which machines with AMX really use: a product is
-    checked, and the switch goes back where it differs.
+    there. The switch that routes it allows bfloat16 inside, which machines with AMX really use: products are
+    checked, and the switch goes back where they differ. It is the whole process's, so it goes back at the end, too.
 
-    Returns:
+    Args:
+        wanted: False leaves everything as it is.
+
+    Yields:
         Whether the route is on.
     """
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.backends.mkldnn, "matmul"):
-        return False
+    switch = getattr(torch.backends.mkldnn, "matmul", None) if torch.backends.mkldnn.is_available() else None
+    if not wanted or switch is None:
+        yield False
+        return
+    before = switch.fp32_precision
+    try:
+        switch.fp32_precision = "bf16"
+        exact = product_error() <= _SAME_PRODUCT
+        if not exact:
+            switch.fp32_precision = before
+        yield exact
+    finally:
+        switch.fp32_precision = before
+
+
+def product_error() -> float:
+    """Relative error of float32 products as they are routed now, against float64: the largest of two shapes.
+
+    oneDNN chooses its code by the shape; one square product and one like a layer's, weight transposed, are tried.
+    """
     generator = torch.Generator().manual_seed(0)
-    a, b = torch.randn(192, 256, generator=generator), torch.randn(256, 192, generator=generator)
-    exact = a.double() @ b.double()
-    before = torch.backends.mkldnn.matmul.fp32_precision
-    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
-    error = float((a @ b - exact).norm() / exact.norm())
-    if error > _SAME_PRODUCT:
-        torch.backends.mkldnn.matmul.fp32_precision = before
-        return False
-    return True
+    worst = 0.0
+    for rows, inner, columns in ((192, 256, 192), (512, 256, 1024)):
+        a, b = torch.randn(rows, inner, generator=generator), torch.randn(columns, inner, generator=generator)
+        wanted = a.double() @ b.double().T
+        worst = max(worst, float((a @ b.T - wanted).norm() / wanted.norm()))
+    return worst
 
 
 class Masters:
@@ -57,16 +79,20 @@ class Masters:
 
     The optimiser moves the twins; gradients are added up in float32 as they arrive, so many micro-batches lose
     nothing; after a step the twins are rounded into the model.
+
+    Attributes:
+        twins: What the optimiser moves, by the parameters' names.
     """
 
-    def __init__(self, trainable: Trainable):
+    def __init__(self, trainable: Trainable) -> None:
         self.twins: dict[str, torch.nn.Parameter] = {}
         self._pairs: list[tuple[torch.nn.Parameter, torch.nn.Parameter]] = []
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         for name, parameter in trainable.parameters().items():
             if parameter.dtype in (torch.bfloat16, torch.float16):
                 twin = torch.nn.Parameter(parameter.detach().float())
                 self._pairs.append((parameter, twin))
-                parameter.register_post_accumulate_grad_hook(_move_gradient(twin))
+                self._hooks.append(parameter.register_post_accumulate_grad_hook(_move_gradient(twin)))
                 self.twins[name] = twin
             else:
                 self.twins[name] = parameter
@@ -77,8 +103,13 @@ class Masters:
         for parameter, twin in self._pairs:
             parameter.copy_(twin)
 
+    def release(self) -> None:
+        """Let the model's parameters keep their own gradients again: the model outlives the run."""
+        for hook in self._hooks:
+            hook.remove()
 
-def _move_gradient(twin: torch.nn.Parameter):  # noqa: ANN202 - torch's hook type is private
+
+def _move_gradient(twin: torch.nn.Parameter) -> Callable[[torch.Tensor], None]:
     def hook(parameter: torch.Tensor) -> None:
         grad = parameter.grad
         if grad is not None:

@@ -17,6 +17,12 @@ def warmup_steps(optim: Optim, total_steps: int) -> int:
     return optim.warmup_steps or math.ceil(optim.warmup_ratio * total_steps)
 
 
+def learning_rate(optim: Optim, step: int, total_steps: int) -> float:
+    """The learning rate of an optimiser step (from 0)."""
+    share = factor(step, total_steps, warmup_steps(optim, total_steps), optim.lr_scheduler_type)
+    return optim.learning_rate * share
+
+
 def factor(step: int, total_steps: int, warmup: int, kind: str) -> float:
     """Share of the peak learning rate at an optimiser step (from 0), as transformers' schedulers give it.
 

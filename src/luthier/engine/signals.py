@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 import threading
 from typing import Any
 
+_STDERR = 2
+
 
 class StopRequest:
-    """While it is open, SIGINT and SIGTERM set :attr:`asked`; a second one raises KeyboardInterrupt."""
+    """While it is open, SIGINT and SIGTERM set :attr:`asked`; a second one raises KeyboardInterrupt.
+
+    Attributes:
+        asked: Whether someone wants the run to stop.
+    """
 
     def __init__(self) -> None:
         self.asked = False
@@ -30,4 +36,5 @@ class StopRequest:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-        sys.stderr.write("\nstopping after this step; once more to stop at once\n")
+        # Not sys.stderr: the signal may arrive while Python is writing to it, which then refuses a second writer.
+        os.write(_STDERR, b"\nstopping after this step, which is then saved; once more to stop at once\n")

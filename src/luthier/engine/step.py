@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One optimiser step: any number of micro-batches, one normalisation, one update."""
+"""One optimiser step's gradient: any number of micro-batches, one normalisation."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,56 +21,69 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What one step's forward and backward passes found.
+    """What the forward and backward passes of one step found.
 
     Attributes:
-        loss: The objective per unit, over the whole step.
-        units: What the loss was divided by.
+        sums: The loss and the objective's own metrics, added up over all units.
+        units: What they are divided by: scored tokens, pairs ...
         tokens: Real tokens.
         scored_tokens: Scored tokens.
-        metrics: The objective's own, per unit.
-        rows: Data rows that took part.
+        rows: Data rows that took part; of the micro-batches with a loss that is not finite, where there are any.
     """
 
-    loss: float
+    sums: dict[str, float]
     units: int
     tokens: int
     scored_tokens: int
-    metrics: dict[str, float]
     rows: tuple[str, ...]
+
+    @property
+    def loss(self) -> float:
+        """The objective per unit."""
+        return self.sums["loss"] / self.units
 
 
 def accumulate(model: torch.nn.Module, objective: Objective, micro_batches: Sequence[Sequence[Tree]]) -> StepResult:
     """Add the gradient of one optimiser step to the parameters.
 
-    The loss is divided by the units of all micro-batches together, so every split gives the same gradient.
+    With micro-batches m of loss sums L_m and units U_m the gradient is that of sum L_m / sum U_m: the units of the
+    whole step are known before the first backward pass, so every split into micro-batches gives the same gradient.
+    (A mean of means weighs the tokens of short micro-batches more.)
+
+    Args:
+        model: With its method applied, in training mode.
+        objective: Bound.
+        micro_batches: Lists of trees; empty ones are passed over.
     """
     forests = [plant(trees) for trees in micro_batches if trees]
-    units = sum(objective.units(forest) for forest in forests)
+    units = max(1, sum(objective.units(forest) for forest in forests))
     device = next(model.parameters()).device
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    losses: list[torch.Tensor] = []
     metrics: dict[str, torch.Tensor] = {}
     for forest in forests:
         placed = forest.to(device)
-        loss = objective.loss(scored_logprobs(model, placed), placed)  # type: ignore[arg-type]
-        if loss.total.requires_grad:
+        loss = objective.loss(scored_logprobs(model, placed), placed)
+        if loss.total.requires_grad:  # a step whose trees score nothing has no gradient
             (loss.total / units).backward()
-        total += loss.total.detach()
+        losses.append(loss.total.detach().double())
         for name, value in loss.metrics.items():
-            metrics[name] = metrics.get(name, torch.zeros_like(value)) + value.detach()
+            value = value.detach().double()
+            metrics[name] = metrics[name] + value if name in metrics else value
+    # The numbers leave the device once, here: a GPU would wait for each at every micro-batch otherwise.
+    totals: list[float] = torch.stack(losses).tolist() if losses else []
+    broken = [forest for forest, total in zip(forests, totals, strict=True) if not math.isfinite(total)]
     return StepResult(
-        loss=float(total) / units,
+        sums={"loss": sum(totals), **{name: float(value) for name, value in metrics.items()}},
         units=units,
         tokens=sum(forest.num_tokens for forest in forests),
         scored_tokens=sum(forest.num_scored for forest in forests),
-        metrics={name: float(value) / units for name, value in metrics.items()},
-        rows=tuple(row for forest in forests for row in forest.rows),
+        rows=tuple(row for forest in broken or forests for row in forest.rows),
     )
 
 
 @torch.no_grad()
 def evaluate_loss(model: torch.nn.Module, objective: Objective, batches: Sequence[Sequence[Tree]]) -> dict[str, float]:
-    """The objective over evaluation batches, without dropout: `{"loss": …}` and its metrics."""
+    """The objective per unit over evaluation batches, without dropout: `{"loss": …}` and its metrics."""
     was_training = model.training
     model.eval()
     try:
@@ -78,10 +92,10 @@ def evaluate_loss(model: torch.nn.Module, objective: Objective, batches: Sequenc
         device = next(model.parameters()).device
         for trees in batches:
             forest = plant(trees).to(device)
-            loss = objective.loss(scored_logprobs(model, forest), forest)  # type: ignore[arg-type]
+            loss = objective.loss(scored_logprobs(model, forest), forest)
             units += objective.units(forest)
             for name, value in {"loss": loss.total, **loss.metrics}.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
-        return {name: value / units for name, value in sums.items()}
+        return {name: value / max(1, units) for name, value in sums.items()}
     finally:
         model.train(was_training)

@@ -5,7 +5,7 @@ Shapes: N values or items, S seeds (fine-tuning runs that differ in nothing else
 
 References:
     Miller, Adding Error Bars to Evals, arXiv 2411.00640: standard errors of scores, paired differences.
-    Searle, Casella and McCulloch, Variance Components, Wiley 1992, chapter 4: crossed random effects by sums of squares.
+    Searle, Casella and McCulloch, Variance Components, Wiley 1992, chapter 4: crossed random effects.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.errors import DataError, did_you_mean
 from luthier.core.types import ROLES, Message
 from luthier.evaluate.exact import Item, Score, make_item, score
-from luthier.models.load import EMBEDDED, locate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -83,7 +82,7 @@ class Evaluation:
 
 def sets_folder() -> Path:
     """Where the shipped training rows and suites lie."""
-    return Path(locate(next(iter(EMBEDDED)))).parent / "sets"
+    return Path(__file__).parents[1] / "models" / "embedded" / "sets"  # by path: importing models imports torch
 
 
 def load_suite(name_or_path: str, limit: int | None = None) -> Suite:
@@ -111,7 +110,7 @@ def load_suite(name_or_path: str, limit: int | None = None) -> Suite:
         raise DataError(f"suite {path}", "no items", "at least one row")
     digest = hashlib.sha256(raw).hexdigest()[:12]
     if limit is not None and limit < len(items):
-        name, items, digest = f"{name}[:{limit}]", items[:limit], f"{digest}:{limit}"
+        name, items, digest = f"{name}-first-{limit}", items[:limit], f"{digest}:{limit}"
     return Suite(name=name, items=tuple(items), digest=digest)
 
 
@@ -149,6 +148,7 @@ def evaluate(
     *,
     batch_size: int = BATCH_SIZE,
     max_new_tokens: int = MAX_NEW_TOKENS,
+    system: str | None = None,
 ) -> Evaluation:
     """Ask a model every item of a suite, greedily, and judge the replies.
 
@@ -158,11 +158,12 @@ def evaluate(
         suite: What to ask.
         batch_size: Items generated at a time.
         max_new_tokens: Longest reply; longer ones are cut, and wrong where the check is exact.
+        system: System prompt of items that have none (the recipe's `data.system`).
     """
     from luthier.models.generate import generate
 
     begun = time.perf_counter()
-    asked = [[{"role": m.role, "content": m.content} for m in item.messages] for item in suite.items]
+    asked = [_asked(item, system) for item in suite.items]
     replies = generate(model, tokenizer, asked, max_new_tokens=max_new_tokens, batch_size=batch_size)
     return Evaluation(
         suite=suite,
@@ -171,3 +172,9 @@ def evaluate(
         seconds=time.perf_counter() - begun,
     )
 
+
+def _asked(item: Item, system: str | None) -> list[dict[str, str]]:
+    turns = [{"role": message.role, "content": message.content} for message in item.messages]
+    if system is not None and turns[0]["role"] != "system":
+        turns.insert(0, {"role": "system", "content": system})
+    return turns

@@ -112,7 +112,7 @@ def forest_attention(  # noqa: PLR0913 - the options of plain_attention
         [H, T, D], equal to :func:`plain_attention` under :func:`visible`.
     """
     special = softcap is not None or sinks is not None
-    if varlen_available(query) and not special and not dropout:
+    if varlen_available(query, value) and not special and not dropout:
         return varlen_attention(query, key, value, forest, scaling=scaling, sliding_window=sliding_window)
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and not special and not dropout:
         # torch's own bfloat16 kernel is 1.1 to 1.9 times slower there, most of all on short segments.

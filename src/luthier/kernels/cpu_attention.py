@@ -54,6 +54,8 @@ def blocks(starts: tuple[int, ...], parents: tuple[int, ...]) -> tuple[Block, ..
             above.insert(0, (starts[parent], starts[parent + 1]))
             parent = parents[parent]
         first, last = starts[segment], starts[segment + 1]
+        if first == last:
+            continue  # an empty answer or prompt
         count = -(-(last - first) // BLOCK)
         size = -(-(last - first) // count)  # equal blocks: 130 tokens are 65 + 65, not 128 + 2
         for start in range(first, last, size):

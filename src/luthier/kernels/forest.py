@@ -110,7 +110,9 @@ def plant(trees: Sequence[Tree]) -> Forest:
         ([0, 1, 2, 2], [0, 1, 1])
     """
     ids, positions, index, target, owner = [], [], [], [], []
-    starts, parents, tree_of = [0], [], []
+    starts: list[int] = [0]
+    parents: list[int] = []
+    tree_of: list[int] = []
     for number, tree in enumerate(trees):
         first = len(parents)
         offsets: list[int] = []  # position of each segment's first token in its branch

@@ -131,7 +131,7 @@ class _LinearLogprob(torch.autograd.Function):
         return logps
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         saved = ctx.saved_tensors
         units, kept = saved[: ctx.count], saved[ctx.count :]
         grads: list[torch.Tensor | None] = [None] * (2 * ctx.count)

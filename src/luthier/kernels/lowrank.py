@@ -81,7 +81,7 @@ class _LowRankLinear(torch.autograd.Function):
         y_TN.addmm_(s_Tr, b.T, alpha=scaling)
         ctx.save_for_backward(x_TK if low is None else low_TK, weight, lora_a, lora_b, s_Tr)
         ctx.scaling, ctx.shape, ctx.same = scaling, x.shape, low is None
-        return y_TN.view(*x.shape[:-1], -1)
+        return y_TN.view(*x.shape[:-1], y_TN.shape[-1])  # not -1: an expert may receive no token
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]

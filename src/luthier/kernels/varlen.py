@@ -12,21 +12,37 @@ from __future__ import annotations
 import inspect
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from luthier.kernels.forest import Forest
 
 
-def varlen_available(query: torch.Tensor) -> bool:
-    """Whether torch's variable-length kernel can run on this tensor: CUDA, 16 bits, and a torch that has it."""
-    return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and _kernel() is not None
+def varlen_available(query: torch.Tensor, value: torch.Tensor | None = None) -> bool:
+    """Whether torch's variable-length kernel runs: 16 bits, a GPU since Ampere, fitting heads, a torch that has it.
+
+    Args:
+        query: [H, T, D].
+        value: [K, T, D]; its heads may be of another size than the query's (multi-head latent attention).
+    """
+    if not query.is_cuda or query.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    if torch.cuda.get_device_capability(query.device) < (8, 0):
+        return False
+    return fits(query.shape[-1], query.shape[-1] if value is None else value.shape[-1]) and _kernel() is not None
+
+
+def fits(head_size: int, value_size: int) -> bool:
+    """Whether flash attention has a kernel for these heads."""
+    return head_size == value_size and head_size % 8 == 0 and head_size <= 256
 
 
 @lru_cache(maxsize=1)
-def _kernel() -> object | None:
+def _kernel() -> Callable[..., Any] | None:
     """torch's kernel where it has windows, grouped queries and a scale (torch 2.11 lacks some), else None."""
     try:
         from torch.nn.attention.varlen import varlen_attn
@@ -70,6 +86,7 @@ def varlen_attention(
     *,
     scaling: float,
     sliding_window: int | None = None,
+    kernel: Callable[..., torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """One variable-length call over all segments.
 
@@ -80,15 +97,19 @@ def varlen_attention(
         forest: The batch.
         scaling: Factor of the scores.
         sliding_window: A token sees at most this many positions, itself included.
+        kernel: What computes it, with the signature of torch.nn.attention.varlen.varlen_attn; that one by default.
 
     Returns:
         [H, T, D].
     """
+    kernel = kernel or _kernel()
+    if kernel is None:
+        raise RuntimeError("this torch has no variable-length attention with windows, grouped queries and a scale")
     gathered, query_ends, key_ends, longest, longest_key = _on_device(forest.starts, forest.parents, query.device)
     flat_query, flat_key, flat_value = (x.transpose(0, 1) for x in (query, key, value))
     if gathered is not None:
         flat_key, flat_value = flat_key.index_select(0, gathered), flat_value.index_select(0, gathered)
-    out = _kernel()(  # type: ignore[operator]
+    out: torch.Tensor = kernel(
         flat_query,
         flat_key,
         flat_value,

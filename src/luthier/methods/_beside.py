@@ -125,7 +125,9 @@ def complete_pair(
     if table is None:
         fix = f"add {pair[0].split('.')[-1]!r} to target_modules or modules_to_save, or leave it out"
         raise RecipeError(key, f"true, but neither {pair[0]} nor {pair[1]} trains", fix=fix)
-    table |= {name: model.get_submodule(name) for name in pair}
+    for name in pair:  # the embedding first: what both share goes by its name
+        table.pop(name, None)
+        table[name] = model.get_submodule(name)
     return pair
 
 

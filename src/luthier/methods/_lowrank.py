@@ -150,7 +150,7 @@ class LoraEmbedding(LoraLayer):
         if not self.active:
             return embedded
         low = F.embedding(ids, self.lora_A.T, padding_idx=self.base_layer.padding_idx)  # type: ignore[arg-type]
-        return (embedded + low @ self.lora_B.T * self.scaling * self.embed_scale).to(embedded.dtype)
+        return (embedded + (low * (self.scaling * self.embed_scale)) @ self.lora_B.T).to(embedded.dtype)
 
     @property
     def embed_scale(self) -> Any:

@@ -67,7 +67,7 @@ def by_pattern(patterns: Mapping[str, T], name: str, default: T) -> T:
     """The value of the first pattern that a layer's name ends in, as PEFT looks it up.
 
     Example:
-        >>> by_pattern({"down_proj": 64, r"layers\\.[01]\\..*": 4}, "model.layers.0.mlp.up_proj", 8)
+        >>> by_pattern({"down_proj": 64, "layers.[01].mlp.up_proj": 4}, "model.layers.0.mlp.up_proj", 8)
         4
     """
     return next((value for pattern, value in patterns.items() if _matches(pattern, name)), default)
@@ -177,7 +177,7 @@ def read_targets(given: Mapping[str, Any], model: nn.Module, where: str) -> Foun
 
 
 def whole_words(names: Collection[str], every: Collection[str]) -> list[str]:
-    """Leaf names for `modules_to_save` where PEFT, which compares ends of strings, finds just these; else whole names."""
+    """Leaf names for `modules_to_save` where PEFT (it compares ends of strings) finds just these; else whole names."""
     leaves = {name.split(".")[-1] for name in names}
     exact = {name for name in every if name.endswith(tuple(leaves))} == set(names)
     return sorted(leaves if exact else names)

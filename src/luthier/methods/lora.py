@@ -13,15 +13,15 @@ References:
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from luthier.core.errors import RecipeError
+from luthier.core.errors import ModelError, RecipeError
 from luthier.core.trainable import ParameterGroup, Trainable
 from luthier.methods import _peft
 from luthier.methods._beside import (
@@ -87,14 +87,9 @@ class Config(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """What is going to be rewired; made before the model is touched.
+    """What is going to be rewired, known before the model is touched.
 
-    Attributes:
-        targets: Layers that get an update.
-        whole: Modules that train whole.
-        ranks: r of each target.
-        alphas: lora_alpha of each target.
-        tied: Names of embedding and head where they share what trains; both are then in `targets` or in `whole`.
+    `tied` names embedding and head where they share what trains; both are then in `targets` or in `whole`.
     """
 
     targets: dict[str, nn.Module]
@@ -127,8 +122,8 @@ def apply(model: nn.Module, config: Config) -> Trainable:
     )
     refuse_both(config.target_modules, whole)
     targets = {name: module for name, module in targets.items() if not inside(name, whole)}
-    _check_patterns(config, targets)
     tied = complete_pair(model, targets, whole) if config.ensure_weight_tying else None
+    _check_patterns(config, targets)
     plan = _plan(config, targets, whole, tied)
     _check_ranks(config, plan)
     return _rewire(model, config, plan)
@@ -143,14 +138,16 @@ def load_peft(model: nn.Module, given: Mapping[str, Any], where: str) -> Trainab
     _peft.refuse_variants(given, where)
     found = _peft.read_targets(given, model, where)
     used = ("r", "lora_alpha", "use_rslora", "lora_dropout", "rank_pattern", "alpha_pattern", "bias")
-    config = Config(
-        **({"r": 8, "lora_alpha": 8} | {key: given[key] for key in used if given.get(key) is not None}),
-        target_modules=found.targets,
-        modules_to_save=found.whole,
-        ensure_weight_tying=found.tied,
-    )
+    keys = {"r": 8, "lora_alpha": 8} | {key: given[key] for key in used if given.get(key) is not None}
+    names = {"target_modules": found.targets, "modules_to_save": found.whole, "ensure_weight_tying": found.tied}
+    try:
+        config = Config(**keys, **names)
+    except ValidationError as failed:
+        error = failed.errors(include_url=False)[0]
+        received = f"{'.'.join(map(str, error['loc']))}: {error['input']!r}"
+        raise ModelError(where, received, error["msg"].lower(), "mend adapter_config.json") from None
     modules = dict(model.named_modules())
-    targets, whole = ({name: modules[name] for name in names} for names in (found.targets, found.whole))
+    targets, whole = ({name: modules[name] for name in group} for group in (found.targets, found.whole))
     return _rewire(model, config, _plan(config, targets, whole, tied_pair(model) if found.tied else None))
 
 
@@ -208,9 +205,7 @@ def _rewire(model: nn.Module, config: Config, plan: _Plan) -> Trainable:
 
     @contextmanager
     def disabled() -> Iterator[None]:
-        with ExitStack() as stack:
-            stack.enter_context(switched_off(layers.values()))
-            stack.enter_context(swapped_back(swaps + old_biases))
+        with switched_off(layers.values()), swapped_back(swaps + old_biases):
             yield
 
     return Trainable(
@@ -281,7 +276,7 @@ def _peft_config(model: nn.Module, config: Config, plan: _Plan) -> dict[str, Any
 def _check_patterns(config: Config, targets: dict[str, nn.Module]) -> None:
     if not targets:
         received = f"{config.target_modules!r}, all of which modules_to_save trains whole"
-        raise RecipeError("method.target_modules", received, "layers besides", "use method full, or name other layers")
+        raise RecipeError("method.target_modules", received, "layers besides", "name other layers")
     leaves = sorted({name.split(".")[-1] for name in targets})
     for key in ("rank_pattern", "alpha_pattern"):
         for pattern in _peft.unmatched(getattr(config, key), targets, f"method.{key}"):

@@ -68,7 +68,7 @@ def hidden_states(model: PreTrainedModel, forest: Forest) -> torch.Tensor:
 
 
 def _dense_mask(forest: Forest, dtype: torch.dtype) -> torch.Tensor:
-    """0 where a token sees another and the least number elsewhere, [1, 1, T, T]: for models with attention of their own."""
+    """0 where a token sees another, the least number elsewhere, [1, 1, T, T]: for models with their own attention."""
     mask = torch.zeros(forest.num_tokens, forest.num_tokens, dtype=dtype)
     return mask.masked_fill_(~visible(forest), torch.finfo(dtype).min).to(forest.input_ids.device)[None, None]
 
@@ -93,10 +93,15 @@ def _last_position(config: Any, decoder: torch.nn.Module) -> tuple[int | None, s
         if kind == "longrope" or "dynamic" in kind:
             limit = rope.get("original_max_position_embeddings") or config.max_position_embeddings
             return limit, f"beyond it {kind} turns all positions of a batch differently, also those of short examples"
+    return learned_positions(decoder), "the model has learned no more positions"
+
+
+def learned_positions(decoder: torch.nn.Module) -> int | None:
+    """Positions in the table of a model that learned them (GPT-2, OPT), else None."""
     for name, child in decoder.named_children():
         if isinstance(child, torch.nn.Embedding) and ("pos" in name or name == "wpe"):
-            return child.num_embeddings - getattr(child, "offset", 0), "the model has learned no more positions"
-    return None, ""
+            return child.num_embeddings - getattr(child, "offset", 0)
+    return None
 
 
 def _head(model: PreTrainedModel, hidden: torch.Tensor) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], Any]:
@@ -120,7 +125,7 @@ def serving(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
     """Inside, the model generates with transformers' own attention, in evaluation mode, without gradients."""
     training, before = model.training, model.config._attn_implementation
     if before == NAME:
-        model.set_attn_implementation(_own_attention(model))
+        model.set_attn_implementation(own_attention(model))
     model.eval()
     try:
         with torch.no_grad():
@@ -131,10 +136,23 @@ def serving(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
             model.set_attn_implementation(NAME)
 
 
-def _own_attention(model: PreTrainedModel) -> str:
+def own_attention(model: PreTrainedModel) -> str:
     """transformers' fastest attention that computes what the model says.
 
     Its `sdpa` leaves out the soft cap of the scores; transformers 5.17 chooses it for Gemma 2 all the same.
     """
     capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
     return "sdpa" if getattr(model, "_supports_sdpa", False) and not capped else "eager"
+
+
+def recompute_layers(model: PreTrainedModel, on: bool = True) -> None:
+    """Keep only each layer's input for the backward pass and run the layer again there, or stop doing so.
+
+    transformers renamed the switches after 5.17 and warns about the old names.
+    """
+    if on:
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    else:
+        disable = getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable
+        disable()

@@ -6,6 +6,7 @@ transformers is imported when a model is asked for: ``luthier --help`` stays qui
 
 from __future__ import annotations
 
+import logging
 import os
 from functools import cache
 from pathlib import Path
@@ -14,16 +15,24 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.errors import ModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from luthier.recipe.schema import Model
 
 EMBEDDED = {"embedded": "small", "embedded-tiny": "tiny"}
+# Architectures whose attention is their own code and takes a whole [T, T] mask: slower, and memory grows with T^2.
+DENSE = {"falcon": "sdpa", "gptj": "eager", "codegen": "eager"}
 
 
-def locate(name_or_path: str) -> str:
+def locate(name_or_path: str, *, weights: bool = True) -> str:
     """Resolve `embedded`, a folder or a hub name to what transformers takes.
+
+    Args:
+        name_or_path: What the user gave.
+        weights: Whether a folder must hold weights besides its configuration.
 
     Raises:
         ModelError: It looks like a path and is not there, or the folder holds no usable model.
@@ -32,16 +41,18 @@ def locate(name_or_path: str) -> str:
         return str(Path(__file__).parent / "embedded" / EMBEDDED[name_or_path])
     path = Path(name_or_path).expanduser()
     if path.is_dir():
-        _check_folder(path)
+        _check_folder(path, weights)
         return str(path)
     if path.exists():
-        raise ModelError(f"model {name_or_path}", "a file", "a transformers folder", "name the folder that holds config.json")
+        fix = "name the folder that holds config.json"
+        raise ModelError(f"model {name_or_path}", "a file", "a transformers folder", fix)
     if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1:
-        raise ModelError(f"model {name_or_path}", "no such folder", "a transformers folder, a hub name, or 'embedded'")
+        allowed = "a transformers folder, a hub name, or 'embedded'"
+        raise ModelError(f"model {name_or_path}", "no such folder", allowed, "check the path")
     return name_or_path
 
 
-def _check_folder(path: Path) -> None:
+def _check_folder(path: Path, weights: bool) -> None:
     where = f"model {path}"
     files = {file.name for file in path.iterdir()}
     if "adapter_config.json" in files and "config.json" not in files:
@@ -51,9 +62,17 @@ def _check_folder(path: Path) -> None:
             "a folder with config.json and *.safetensors",
             "name its base in model.model_name_or_path and this folder in model.adapter_name_or_path",
         )
+    if "adapter_config.json" in files:
+        raise ModelError(
+            where,
+            "a model and an adapter in one folder",
+            "one of them: transformers would put the adapter into the model in silence",
+            "move adapter_config.json and adapter_model.safetensors to a folder of their own",
+        )
     if "config.json" not in files:
-        raise ModelError(where, "no config.json", "a transformers folder", "convert the model with its publisher's script")
-    if not any(name.endswith(".safetensors") for name in files):
+        fix = "convert the model with its publisher's script"
+        raise ModelError(where, "no config.json", "a transformers folder", fix)
+    if weights and not any(name.endswith(".safetensors") for name in files):
         pickles = sorted(n for n in files if n.endswith((".bin", ".pt", ".pth", ".ckpt")))
         if pickles:
             raise ModelError(
@@ -65,7 +84,9 @@ def _check_folder(path: Path) -> None:
         raise ModelError(where, "no weights", "at least one *.safetensors file", "download the whole model folder")
 
 
-def load_tokenizer(name_or_path: str, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name_or_path: str, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
     """Load the fast tokenizer of a model.
 
     Raises:
@@ -76,8 +97,8 @@ def load_tokenizer(name_or_path: str, revision: str | None = None, trust_remote_
     place = locate(name_or_path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _unreachable(name_or_path, "tokenizer", error) from error
+    except _load_errors() as error:
+        raise _cannot_load(name_or_path, "tokenizer", error) from error
     if not tokenizer.is_fast:
         raise ModelError(f"tokenizer {name_or_path}", "a slow tokenizer", "a tokenizer.json (fast tokenizer)")
     if tokenizer.pad_token_id is None:
@@ -85,50 +106,158 @@ def load_tokenizer(name_or_path: str, revision: str | None = None, trust_remote_
     return tokenizer
 
 
-def load_model(model: Model, dtype: torch.dtype, *, attention: str = "luthier") -> PreTrainedModel:
+def load_config(
+    name_or_path: str, revision: str | None = None, trust_remote_code: bool = False, *, weights: bool = True
+) -> PretrainedConfig:
+    """Load a model's configuration and check that it is a causal language model.
+
+    Args:
+        name_or_path: A folder, a hub name, or `embedded`.
+        revision: Hub revision.
+        trust_remote_code: Run code that comes with the model.
+        weights: Whether a folder must hold weights besides.
+
+    Raises:
+        ModelError: There is none, it cannot be read, or it describes another kind of model.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+
+    place = locate(name_or_path, weights=weights)
+    try:
+        config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
+    except _load_errors() as error:
+        raise _cannot_load(name_or_path, "model", error) from error
+    code = getattr(config, "auto_map", None) or {}
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and "AutoModelForCausalLM" not in code:
+        kinds = getattr(config, "architectures", None) or [type(config).__name__]
+        raise ModelError(
+            f"model {name_or_path}",
+            f"{kinds[0]} ({config.model_type}) is no causal language model",
+            "a model that predicts the next token (transformers' AutoModelForCausalLM)",
+            "choose a decoder: encoders (BERT) and encoder-decoders (T5) cannot be trained here",
+        )
+    return config
+
+
+def load_model(
+    model: Model, dtype: torch.dtype, *, attention: str = "luthier", say: Callable[[str], None] | None = None
+) -> PreTrainedModel:
     """Load a causal language model for training.
 
     Args:
         model: The recipe's section.
         dtype: Of all weights.
-        attention: Attention implementation; `luthier` runs forests.
+        attention: Attention implementation; `luthier` runs forests (a few old architectures keep their own and
+            receive the forest as a whole mask: `DENSE`).
+        say: Receives a line about weights in the checkpoint that the model has no place for; logged by default.
 
     Raises:
-        ModelError: The folder is not usable, or the architecture cannot run a forest.
+        ModelError: The folder is not usable, or holds only a part of the weights.
     """
-    import luthier.kernels.attention  # noqa: F401 - registers the attention
     from transformers import AutoModelForCausalLM
 
-    place = locate(model.model_name_or_path)
+    from luthier.models.planted import RUNNABLE  # the import also registers the attention
+
+    name = model.model_name_or_path
+    config = load_config(name, model.model_revision, model.trust_remote_code)
+    if attention == "luthier":
+        attention = DENSE.get(config.model_type, attention)
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
-            place,
+        loaded, found = AutoModelForCausalLM.from_pretrained(
+            locate(name),
+            config=config,
             revision=model.model_revision,
             dtype=dtype,
             attn_implementation=attention,
             use_safetensors=True,
             trust_remote_code=model.trust_remote_code,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError) as error:
-        raise _unreachable(model.model_name_or_path, "model", error) from error
-    _check_missing(model.model_name_or_path, loaded)
-    return loaded  # type: ignore[no-any-return]
+    except _load_errors() as error:
+        if isinstance(error, KeyError) and error.args == ("luthier",):  # a table of its own attention classes
+            found = f"{config.model_type}: its attention is code of its own, which takes no forest"
+            raise ModelError(f"model {name}", found, RUNNABLE, "choose such a model") from None
+        raise _cannot_load(name, "model", error) from error
+    _check_complete(name, found, say or logging.getLogger("luthier.models").warning)
+    return loaded
 
 
-def _check_missing(name: str, model: Any) -> None:
+def _check_complete(name: str, found: dict[str, Any], say: Callable[[str], None]) -> None:
     """Weights that the checkpoint lacks were drawn at random: never train on those in silence."""
-    tied = set(getattr(model, "_tied_weights_keys", None) or ())
-    for key, tensor in model.state_dict().items():
-        if tensor.is_meta and key not in tied:
-            raise ModelError(f"model {name}", f"no weights for {key}", "a complete checkpoint", "download the folder again")
+    lacking = sorted(found["missing_keys"])
+    if lacking:
+        raise ModelError(
+            f"model {name}",
+            f"{len(lacking)} weights are missing in the checkpoint ({_some(lacking)})",
+            "a checkpoint with every weight: transformers would draw these at random",
+            "download the whole folder again, or ask its publisher for the complete model",
+        )
+    left = sorted(found["unexpected_keys"])
+    if left:
+        count = f"{len(left)} weight{'s' if len(left) > 1 else ''}"
+        say(f"model {name}: the checkpoint holds {count} that the model has no place for; left out ({_some(left)})")
 
 
-def _unreachable(name: str, what: str, error: Exception) -> ModelError:
-    first = str(error).strip().split("\n")[0][:300]
-    offline = os.environ.get("HF_HUB_OFFLINE") == "1" or "offline" in str(error).lower() or "connect" in str(error).lower()
-    hub = not Path(name).expanduser().exists() and name not in EMBEDDED
-    fix = "give a local folder, or download the model first" if hub and offline else "check the name and the folder"
-    return ModelError(f"{what} {name}", f"cannot be loaded ({first})", "a causal language model that transformers knows", fix)
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+
+
+def _load_errors() -> tuple[type[Exception], ...]:
+    """What transformers raises for a model that cannot be loaded."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    known = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError)
+    return (*known, SafetensorError, StrictDataclassError)
+
+
+def _cannot_load(name: str, what: str, error: Exception) -> ModelError:
+    where, text = f"{what} {name}", " ".join(str(error).split())
+    folder = Path(name).expanduser()
+    if "trust_remote_code" in text:
+        return ModelError(
+            where,
+            "it needs Python code that comes with it",
+            "architectures that transformers knows, unless model.trust_remote_code is true",
+            "read that code first; set model.trust_remote_code: true only if you trust it",
+        )
+    if type(error).__name__ == "SafetensorError":
+        return ModelError(
+            where,
+            f"{_broken_file(folder)} cannot be read ({text[:200]})",
+            "whole safetensors files",
+            "download the file again: it is cut off or is not safetensors",
+        )
+    if "ignore_mismatched_sizes" in text:
+        return ModelError(
+            where,
+            "weights have other shapes than config.json says (transformers' report above names them)",
+            "weights and configuration of the same model",
+            "download the whole folder again",
+        )
+    on_hub = not folder.exists() and name not in EMBEDDED
+    if on_hub and (os.environ.get("HF_HUB_OFFLINE") == "1" or "connect" in text.lower() or "offline" in text.lower()):
+        return ModelError(
+            where,
+            "not in the local cache, and the hub cannot be reached (or HF_HUB_OFFLINE is set)",
+            "a local folder, a model downloaded before, or 'embedded'",
+            f"download it where there is a network (hf download {name}) and name the folder",
+        )
+    fix = "check the name and the revision" if on_hub else "check the folder"
+    return ModelError(where, f"cannot be loaded ({text[:300]})", "a causal language model that transformers knows", fix)
+
+
+def _broken_file(folder: Path) -> str:
+    """The first safetensors file of a folder whose header cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except (SafetensorError, OSError):
+            return file.name
+    return "a weight file"
 
 
 @cache

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from luthier.kernels.forest import Forest
 
 NAME = "luthier"
+RUNNABLE = "architectures whose attention goes through transformers' interface (docs/models.md lists those proven)"
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ at positions far beyond any window.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,7 @@ from luthier.core.errors import ModelError
 from luthier.core.types import Segment, Tree
 from luthier.kernels.forest import plant
 from luthier.models.backbone import scored_logprobs, serving
-from luthier.models.planted import NAME, planted
+from luthier.models.planted import NAME, RUNNABLE, planted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,17 +28,21 @@ if TYPE_CHECKING:
 
     from luthier.kernels.forest import Forest
 
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.1}
-# In 16 bits single log-probabilities differ by rounding; a leak moves their mean, rounding does not.
-MEAN_TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.bfloat16: 0.05, torch.float16: 0.02}
+# Largest and mean difference that any model may show. Many models take norms and softmaxes in float32 whatever their
+# weights are, so float64 promises little more. In 16 bits single log-probabilities differ by rounding, and by far more
+# where an expert is chosen the other way (0.47 seen on a tiny Mixtral); a leak moves the mean, rounding does not.
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.1}
+MEAN_TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-5, torch.bfloat16: 0.05, torch.float16: 0.02}
+# Deep models with large logits round more than that. Then the mean is held against what a real leak does to this
+# model (0.1 to 3 nats, measured): it must stay below this share of it.
+LEAK_SHARE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.03}
 
 
 def probe_tree(vocabulary: int, seed: int = 0) -> Tree:
     """A prompt of 7 tokens with branches of 5 and 4 tokens, one of which has a child of 3; every token is scored."""
     random = np.random.default_rng(seed)
-    segments = tuple(
-        Segment(ids=random.integers(0, vocabulary, n).astype(np.int32), scored=np.ones(n, np.bool_)) for n in (7, 5, 4, 3)
-    )
+    ids = [random.integers(0, vocabulary, length).astype(np.int32) for length in (7, 5, 4, 3)]
+    segments = tuple(Segment(ids=some, scored=np.ones(len(some), np.bool_)) for some in ids)
     return Tree(segments=segments, parents=(-1, 0, 0, 1))
 
 
@@ -62,9 +67,15 @@ def prove_forest(model: PreTrainedModel, name: str) -> float:
     except ModelError:
         raise
     except (ValueError, TypeError, RuntimeError, AttributeError, LookupError, NotImplementedError) as error:
-        raise _refused(name, model, f"its forward fails on a forest ({str(error)[:200]})") from error
+        why = f"its forward fails on a forest ({str(error)[:200]}){_stateful(model)}"
+        if "'Seen'" in str(error):
+            why = "a layer computes with its attention mask (ALiBi or sparse attention, for example)"
+        raise _refused(name, model, why) from error
     if not (largest <= TOLERANCE[model.dtype] and mean <= MEAN_TOLERANCE[model.dtype]):
-        raise _refused(name, model, f"a forest differs from separate forwards by {largest:.2g} nats{_stateful(model)}")
+        leak = leak_size(model)
+        if not mean <= LEAK_SHARE[model.dtype] * leak:
+            why = f"a forest differs from separate forwards by {largest:.2g} nats, {mean:.2g} on average"
+            raise _refused(name, model, f"{why} (a leak would make {leak:.2g}){_stateful(model)}")
     return largest
 
 
@@ -83,6 +94,19 @@ def forest_error(model: PreTrainedModel) -> tuple[float, float]:
         wanted = separate_logprobs(model, forest)
     difference = (got - wanted).abs()
     return float(difference.max()), float(difference.mean())
+
+
+@torch.no_grad()
+def leak_size(model: PreTrainedModel) -> float:
+    """Mean absolute change of log-probabilities where a branch also sees its sibling."""
+    forest = probe_forest(model)
+    # Segments 2 and 6 are the second branches of the two trees, 1 and 5 the first ones.
+    leaking = replace(forest, parents=(-1, 0, 1, 1, -1, 4, 5, 5))
+    was_training = model.training
+    model.eval()
+    difference = (scored_logprobs(model, forest) - scored_logprobs(model, leaking)).abs()
+    model.train(was_training)
+    return float(difference[(forest.score_segment == 2) | (forest.score_segment == 6)].double().mean())
 
 
 def probe_forest(model: PreTrainedModel) -> Forest:
@@ -119,6 +143,8 @@ def separate_logprobs(model: PreTrainedModel, forest: Forest) -> torch.Tensor:
 @torch.no_grad()
 def _mask_fault(model: PreTrainedModel) -> str | None:
     """What is wrong with the masks that the model asks for; None where they are causal, with or without a window."""
+    if getattr(model.config.get_text_config(), "alibi", False):
+        return "its attention adds ALiBi biases, which count tokens of the batch instead of positions"
     if model.config._attn_implementation != NAME:
         return None  # it receives the whole mask and has no window: models.load.DENSE
     tokens = np.zeros(3, np.int32)
@@ -161,7 +187,8 @@ def _stateful(model: PreTrainedModel) -> str:
     """Names a layer that carries a state along the tokens, for the message; they all convolve or scan."""
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Conv1d):
-            return f"; {type(model.get_submodule(name.rpartition('.')[0])).__name__} carries a state from token to token"
+            holder = model.get_submodule(name.rpartition(".")[0])
+            return f"; {type(holder).__name__} carries a state from token to token"
     return ""
 
 
@@ -169,6 +196,6 @@ def _refused(name: str, model: PreTrainedModel, why: str) -> ModelError:
     return ModelError(
         f"model {name}",
         f"{type(model).__name__}: {why}",
-        "architectures whose attention goes through transformers' attention interface (docs/models.md lists those proven)",
+        RUNNABLE,
         "choose such a model; recurrent and hybrid ones cannot share a packed batch",
     )

@@ -89,7 +89,7 @@ def stacked_experts(model: nn.Module) -> list[str]:
         for name, module in model.named_modules()
         if not isinstance(module, _CONVOLUTIONS)
         for leaf, parameter in module.named_parameters(recurse=False)
-        if parameter.ndim == 3
+        if parameter.ndim == 3 and min(parameter.shape) > 1
     ]
 
 

@@ -2,7 +2,19 @@
 """One run, fully described: typed, strict, immutable, fingerprinted. No torch here."""
 
 from luthier.recipe.fingerprint import fingerprint
-from luthier.recipe.load import Resolved, load_recipe, resolve
+from luthier.recipe.load import Resolved, entry_config, load_recipe, resolve
 from luthier.recipe.schema import Data, Model, Optim, Recipe, Source, Train
 
-__all__ = ["Data", "Model", "Optim", "Recipe", "Resolved", "Source", "Train", "fingerprint", "load_recipe", "resolve"]
+__all__ = [
+    "Data",
+    "Model",
+    "Optim",
+    "Recipe",
+    "Resolved",
+    "Source",
+    "Train",
+    "entry_config",
+    "fingerprint",
+    "load_recipe",
+    "resolve",
+]

@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from luthier.recipe.schema import Recipe
 
-# Keys that move files or words around and cannot change a weight.
-_WITHOUT_EFFECT = {"output_dir", "train.report_to", "train.logging_steps", "train.save_total_limit"}
+# Keys that move files or words around and cannot change a weight: they may differ when a run is resumed.
+WITHOUT_EFFECT = {
+    "output_dir",
+    "train.report_to",
+    "train.logging_steps",
+    "train.save_steps",
+    "train.save_total_limit",
+}
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -34,5 +40,5 @@ def fingerprint(recipe: Recipe) -> str:
 
     Two recipes with the same fingerprint ask for the same weights: keys that only name files or trackers are left out.
     """
-    keys = {k: v for k, v in flat(recipe.model_dump(mode="json")).items() if k not in _WITHOUT_EFFECT}
+    keys = {k: v for k, v in flat(recipe.model_dump(mode="json")).items() if k not in WITHOUT_EFFECT}
     return hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()[:16]

@@ -14,18 +14,21 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class Section(BaseModel):
     """Common behaviour of all sections: strict, frozen, unknown keys refused."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Model(Section):
     """Which base model, in which numbers."""
 
-    model_name_or_path: str
+    model_name_or_path: Annotated[str, Field(min_length=1)]
     """A transformers folder, a hub name, `embedded` or `embedded-tiny`."""
     model_revision: str | None = None
     """Hub revision."""
@@ -42,8 +45,8 @@ class Model(Section):
 class Source(Section):
     """One place that rows come from."""
 
-    path: str
-    """A file (JSON, JSONL, CSV, Parquet, text), a folder, or a hub data set."""
+    path: Annotated[str, Field(min_length=1)]
+    """A file (JSON, JSONL, CSV, Parquet, text), a folder, or a hub data set; relative to the current folder."""
     format: str = "auto"
     """A name of `luthier formats`, or `auto`: told by the columns and said aloud."""
     split: str | None = None
@@ -59,6 +62,8 @@ class Source(Section):
 def _sources(value: Any) -> Any:
     """Accept `path`, `{path: …}` and lists of both."""
     items = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(item, str | dict | Source) for item in items):
+        raise ValueError("a path, {path: …}, or a list of both")
     return tuple({"path": item} if isinstance(item, str) else item for item in items)
 
 
@@ -93,19 +98,19 @@ class Data(Section):
 class Optim(Section):
     """How the parameters move."""
 
-    optim: str = "adamw"
-    """`adamw`, `sgd` or `adafactor` (also `adamw_torch`, `adamw_torch_fused`)."""
+    optim: Literal["adamw", "adamw_torch", "adamw_torch_fused", "sgd", "adafactor"] = "adamw"
+    """Which optimiser; the three spellings of AdamW are one (torch's, fused)."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 2.0e-4
     """Peak learning rate."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """Decoupled weight decay; biases and norms are left out."""
-    adam_beta1: Share = 0.9
+    adam_beta1: Decay = 0.9
     """First moment's decay."""
-    adam_beta2: Share = 0.999
+    adam_beta2: Decay = 0.999
     """Second moment's decay."""
     adam_epsilon: Annotated[float, Field(gt=0.0)] = 1.0e-8
     """Added to the root of the second moment."""
-    momentum: Share = 0.0
+    momentum: Decay = 0.0
     """Momentum of `sgd`."""
     max_grad_norm: Annotated[float, Field(ge=0.0)] = 1.0
     """Clip the gradient's global norm; 0 turns clipping off."""
@@ -115,6 +120,16 @@ class Optim(Section):
     """Share of the steps that warm up; `warmup_steps` goes before it."""
     warmup_steps: NonNegative = 0
     """Steps that warm up; 0 means `warmup_ratio` decides."""
+
+
+def _trackers(value: Any) -> Any:
+    """Accept `tensorboard` for `[tensorboard]`, and transformers' `none`."""
+    if isinstance(value, str):
+        return () if value == "none" else (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+Trackers = Annotated[tuple[str, ...], BeforeValidator(_trackers)]
 
 
 class Train(Section):
@@ -135,17 +150,19 @@ class Train(Section):
     torch_compile: bool = False
     """Compile the decoder layers. Pays on a GPU, and on a CPU only in long runs."""
     logging_steps: Positive = 1
-    """A line in metrics.jsonl every so many steps."""
+    """A line in metrics.jsonl every so many steps; its loss is the mean since the line before."""
     eval_steps: NonNegative = 0
     """Evaluate every so many steps; 0: only at the end (where `data.eval` is given)."""
     save_steps: NonNegative = 0
     """Write a checkpoint every so many steps; 0: only at the end and on Ctrl-C."""
     save_total_limit: Positive | None = 2
-    """Keep this many newest checkpoints."""
+    """Keep this many newest checkpoints (and the best one, with `load_best_model_at_end`); null: all."""
     early_stopping_patience: NonNegative = 0
     """Stop after so many evaluations without a better loss; 0: never."""
-    report_to: tuple[str, ...] = ()
-    """Trackers besides metrics.jsonl: names in `engine/callbacks`, such as `tensorboard`, `wandb`."""
+    load_best_model_at_end: bool = False
+    """The result is the checkpoint with the lowest evaluation loss, not the last one."""
+    report_to: Trackers = ()
+    """Trackers besides metrics.jsonl: `tensorboard`, `wandb`, or any file in `engine/callbacks`."""
 
 
 def _entry(value: Any) -> Any:
@@ -176,7 +193,7 @@ class Recipe(Section):
     """How the parameters move."""
     train: Train = Train()
     """The loop."""
-    seed: NonNegative = 42
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Initialisation, order and dropout."""
-    output_dir: str = "runs/first"
-    """Where everything is written."""
+    output_dir: Annotated[str, Field(min_length=1)] = "runs/first"
+    """Where everything is written; relative to the current folder, as are all paths here."""

@@ -80,6 +80,11 @@ def test_placeholders_are_noted(write, prepared):
     assert notes == ["the answers hold {{name}}: if these are placeholders, fill them in before training"]
 
 
+def test_special_tokens_as_text_are_noted(write, prepared):
+    notes = prepared(write({"prompt": "a", "completion": "b<|endoftext|>"})).ledger.accounts[0].notes
+    assert notes == ["rows hold <|endoftext|> as text: it is read as that token, here and by a server"]
+
+
 def test_no_template(gpt2, write, prepared):
     with pytest.raises(
         DataError, match=r"data\.chat_template: the tokenizer has no chat template.*chatml.*name one in"

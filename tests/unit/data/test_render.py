@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from luthier.core import registry
 from luthier.core.types import Completion, Conversation, Message, Text
 from luthier.data.faults import RowFault
-from luthier.data.fill import render
+from luthier.data.fill import Context, render
 from luthier.data.render import CHANGES_EARLIER_TURNS, Renderer
 from luthier.data.template import ChatTemplate, resolve
 from luthier.data.tokens import Tokens, encode
 from luthier.data.vocabulary import vocabulary
+from luthier.recipe.schema import Data
 
 TEMPLATES = [*registry.entries("data.templates")]
 
@@ -37,9 +38,14 @@ def renderer(tokenizer, template: str = "chatml", loss_on: str = "assistant", sy
     return Renderer(tokenizer, words, found, loss_on, system)
 
 
+def context(tokenizer, own: Renderer | None = None, loss_on: str | None = None) -> Context:
+    data = Data(train="x", loss_on=loss_on or "assistant")
+    return Context(data=data, tokenizer=tokenizer, vocabulary=vocabulary(tokenizer), renderer=own, say=print)
+
+
 def tokens(tokenizer, example, **options) -> Tokens:
     own = renderer(tokenizer, **options) if isinstance(example, Conversation) else None
-    item = encode(vocabulary(tokenizer), render(own, [example]))[0]
+    item = encode(vocabulary(tokenizer), render(context(tokenizer, own, options.get("loss_on")), [example]))[0]
     assert isinstance(item, Tokens), item
     return item
 
@@ -215,6 +221,11 @@ def test_bos_begins_a_text_where_the_tokenizer_adds_it(llama, gpt2):
     assert tokens(gpt2, Text(text="The")).ids[0] != gpt2.bos_token_id
 
 
+def test_loss_on_all_scores_the_prompt_of_a_completion(qwen):
+    item = tokens(qwen, Completion(prompt="The capital", completion=" of"), loss_on="all")
+    assert item.scored.tolist() == [False] + [True] * (len(item.ids) - 1)
+
+
 @pytest.mark.parametrize("end", ["", "<|endoftext|>"])
 def test_a_completion_is_scored_with_one_eos(qwen, end):
     item = tokens(qwen, Completion(prompt="Q: 2 + 2?\nA:", completion=f" 4{end}"))
@@ -228,7 +239,8 @@ def test_a_token_over_the_border_is_scored(gpt2):
 
 
 def test_half_a_surrogate_pair_costs_that_row_alone(qwen):
-    words = vocabulary(qwen)
-    items = encode(words, render(None, [Text(text="good"), Text(text="bad \ud83d"), Text(text="fine")]))
+    items = encode(
+        vocabulary(qwen), render(context(qwen), [Text(text="good"), Text(text="bad \ud83d"), Text(text="fine")])
+    )
     assert [isinstance(item, RowFault) for item in items] == [False, True, False]
     assert "surrogate" in str(items[1])

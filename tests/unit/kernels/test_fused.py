@@ -55,7 +55,11 @@ def _forest(lengths: tuple[int, ...], parents: tuple[int, ...]) -> Forest:
 )
 def test_cpu_attention_equals_plain(lengths: tuple[int, ...], parents: tuple[int, ...], window: int | None) -> None:
     forest = _forest(lengths, parents)
-    query, key, value = _random(4, forest.num_tokens, 8), _random(2, forest.num_tokens, 8), _random(2, forest.num_tokens, 6)
+    query, key, value = (
+        _random(4, forest.num_tokens, 8),
+        _random(2, forest.num_tokens, 8),
+        _random(2, forest.num_tokens, 6),
+    )
     above = torch.randn(4, forest.num_tokens, 6, dtype=torch.float64)
     got = cpu_attention(query, key, value, forest, scaling=0.3, window=window)
     wanted = plain_attention(query, key, value, visible(forest, window), scaling=0.3)

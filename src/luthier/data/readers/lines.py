@@ -25,7 +25,8 @@ def json_lines(path: Path, where: str) -> Iterator[Numbered]:
         try:
             value = json.loads(text)
         except json.JSONDecodeError as error:
-            yield number, RowFault("not JSON", f"{error.msg} at column {error.colno}")
+            at = min(error.pos, len(text.rstrip("\r\n"))) + 1  # not on the line break
+            yield number, RowFault("not JSON", f"{error.msg} at column {at}")
         except RecursionError:
             yield number, RowFault("nested too deeply to be read")
         else:

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How studies look in a terminal: the table, the sentences below it, replies before and after."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from luthier.study.demo import Sample
+    from luthier.study.results import StudyResult
+
+
+def console() -> Console:
+    """Stdout, wide enough for a table when it is no terminal."""
+    from rich.console import Console
+
+    out = Console(highlight=False, soft_wrap=False)
+    return out if out.is_terminal else Console(highlight=False, width=140)
+
+
+def show_study(out: Console, result: StudyResult, sentences: Sequence[str]) -> None:
+    """Print table, conclusions, captions and the machine."""
+    from rich.table import Table
+
+    from luthier.study.table import captions, cells, headers, machine_line
+
+    names = headers(result)
+    table = Table(title=result.design.study.title, title_justify="left", header_style="bold")
+    for number, name in enumerate(names):
+        table.add_column(name, justify="left" if number == 0 else "right")
+    for row in result.rows():
+        table.add_row(*cells(result, row))
+    out.print(table)
+    for number, line in enumerate(sentences):
+        out.print(line, style="bold" if number == 0 else "", markup=False)
+    for line in captions(result):
+        out.print(f"- {line}", style="dim", markup=False)
+    for run in result.failed:
+        out.print(f"failed: {run.variant}, seed {run.seed}: {run.error}", style="red", markup=False)
+    out.print(machine_line(result), style="dim", markup=False)
+
+
+def show_samples(out: Console, best: str, samples: Sequence[Sample]) -> None:
+    """Print the first questions with the replies before and after."""
+    if not samples:
+        return
+    out.print(f"\nThe first questions of the test set, before training and by {best}:", style="bold", markup=False)
+    for sample in samples:
+        verdict = "right" if sample.right else f"wrong, expected: {sample.answer}"
+        out.print(f"  {' / '.join(sample.prompt.splitlines())}", markup=False)
+        out.print(f"    before  {' / '.join(sample.before.split(chr(10)))}", style="dim", markup=False)
+        out.print(f"    after   {' / '.join(sample.after.split(chr(10)))}  ({verdict})", markup=False)
+    out.print()

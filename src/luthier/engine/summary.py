@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""summary.json: what a finished run was and what it cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luthier.engine import machine
+
+if TYPE_CHECKING:
+    from luthier.core.trainable import Trainable
+    from luthier.engine.loop import Progress
+    from luthier.recipe import Resolved
+
+
+def summarise(resolved: Resolved, progress: Progress, trainable: Trainable) -> dict[str, Any]:
+    """The contents of summary.json. Rates and times are those of the training steps alone, over all resumptions."""
+    evaluation = {name: {"value": value} for name, value in progress.evaluation.items()}
+    return {
+        "name": Path(resolved.recipe.output_dir).name,
+        "fingerprint": resolved.fingerprint,
+        "steps": progress.step,
+        "tokens": progress.tokens,
+        "scored_tokens": progress.scored_tokens,
+        "seconds": progress.seconds,
+        "cpu_seconds": progress.cpu_seconds,
+        "tokens_per_second": progress.tokens / max(progress.seconds, 1e-9),
+        "tokens_per_cpu_second": progress.tokens / max(progress.cpu_seconds, 1e-9),
+        "peak_memory_bytes": machine.peak_memory_bytes(),
+        "trainable_parameters": trainable.num_trainable,
+        "total_parameters": sum(p.numel() for p in trainable.model.parameters()),
+        "final_loss": progress.loss,
+        "evaluation": {"loss": evaluation} if evaluation else {},
+        "hardware": machine.hardware(),
+        "versions": machine.versions(),
+        "seed": resolved.recipe.seed,
+    }

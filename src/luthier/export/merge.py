@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fold an adapter into its base and prove that the result, read again from disk, is the model that was trained.
+
+base + adapter             -- logits -------------> remembered
+  | W + gamma B A in float32, rounded once              |
+plain transformers folder  -- read again, logits -> compared -> merge_proof.json, or no folder at all
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from luthier.core.errors import RunFailed
+from luthier.export.adapter import load_adapter
+from luthier.export.folder import new_folder
+from luthier.export.held_out import held_out_rows, load_words
+from luthier.export.origin import find_origin
+from luthier.export.proof import Comparison
+from luthier.models.load import load_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from luthier.export.origin import Origin
+    from luthier.export.proof import Proof
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# Up to here both sides of the comparison run in float32, so that only the rounding of the merged weights is seen;
+# above, float32 may not fit beside the rest, and they run in the type that is written.
+FLOAT32_UP_TO = 2_000_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A folder that was written, and how it was found to behave.
+
+    Attributes:
+        folder: Where it is.
+        proof: The comparison with the trained model.
+    """
+
+    folder: Path
+    proof: Proof
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {"folder": str(self.folder), "proof": self.proof.to_json()}
+
+
+def merge_run(
+    source: str | Path,
+    output: str | Path | None = None,
+    *,
+    base: str | None = None,
+    dtype: Dtype = "auto",
+    texts: Sequence[str] = (),
+    bound: float | None = None,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Exported:
+    """Merge an adapter into its base and write a plain transformers folder.
+
+    Args:
+        source: A run folder, or a PEFT adapter folder of any origin.
+        output: The new folder; default `merged` in the run, or beside the adapter.
+        base: The base model, where it is not where the adapter says.
+        dtype: Of the written weights; `auto` is the base checkpoint's.
+        texts: Compare on these instead of the run's held-out rows.
+        bound: Mean KL in nats at most; default by `dtype`.
+        overwrite: Replace an earlier export.
+        say: Receives one line at a time.
+
+    Returns:
+        The folder and its proof, which is also in `merge_proof.json` there.
+
+    Raises:
+        UserError: There is no adapter, the base does not fit, or something stands in the output's place.
+        RunFailed: The written model is not the trained one within the bound; no folder is left.
+    """
+    origin = find_origin(source, base)
+    final = Path(output).expanduser() if output else origin.beside("merged")
+    tokenizer = load_words(origin)
+    with new_folder(final, overwrite=overwrite, inputs=origin.inputs) as folder:
+        model, written = load_base(origin, dtype)
+        computed, device = model.dtype, model.device
+        trainable = load_adapter(model, origin.adapter)
+        rows, label = held_out_rows(origin, tokenizer, vocabulary_of(model), texts, say)
+        comparison = Comparison(rows, label, vocabulary_of(model))
+        comparison.remember(model)
+        with trainable.disabled():
+            comparison.measure_base(model)
+        say(f"merging {type(model).__name__} in {_short(computed)}, writing {_short(written)}")
+        _write(trainable.merge(), written, tokenizer, folder)
+        del model, trainable  # for a moment there is one model in memory, never two
+        again = _read_again(folder, written).to(device, computed)
+        proof = comparison.prove(again, dtype=written, bound=bound)
+        proof.demand(str(final))
+        about = {"adapter": str(origin.adapter.resolve()), "base": origin.model.model_name_or_path, **proof.to_json()}
+        (folder / "merge_proof.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    return Exported(folder=final, proof=proof)
+
+
+def load_base(origin: Origin, dtype: Dtype = "auto") -> tuple[PreTrainedModel, torch.dtype]:
+    """Load the plain base for an export.
+
+    Args:
+        origin: The adapter.
+        dtype: What is going to be written; `auto` is the checkpoint's type.
+
+    Returns:
+        The model in the type to compute in, on the device to compute on, and the type to write.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
+    model = load_model(origin.model, "auto", attention="eager")  # type: ignore[arg-type]
+    written = model.dtype if dtype == "auto" else DTYPES[dtype]
+    wide = written.itemsize >= torch.float32.itemsize or model.num_parameters() <= FLOAT32_UP_TO
+    model.to(torch.promote_types(written, torch.float32) if wide else written)
+    needed = 1.3 * model.get_memory_footprint()
+    if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > needed:
+        model.to("cuda")
+    return model, written
+
+
+def vocabulary_of(model: PreTrainedModel) -> int:
+    """Number of words of the embedding."""
+    return int(model.get_input_embeddings().weight.shape[0])
+
+
+def _write(
+    model: torch.nn.Module, written: torch.dtype, tokenizer: PreTrainedTokenizerBase | None, folder: Path
+) -> None:
+    plain: Any = model.to("cpu", written)
+    try:
+        plain.save_pretrained(folder)
+    except ValueError:  # generation settings that contradict each other (Llama 2's): loaded by transformers, not saved
+        kept = plain.generation_config.to_json_string()
+        plain.generation_config = type(plain.generation_config)()
+        plain.save_pretrained(folder)
+        (folder / "generation_config.json").write_text(kept, encoding="utf-8")
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+
+
+def _read_again(folder: Path, written: torch.dtype) -> PreTrainedModel:
+    """What any user of the folder gets: transformers alone, and every tensor from the file."""
+    from transformers import AutoModelForCausalLM
+
+    model, report = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=written, attn_implementation="eager", use_safetensors=True, output_loading_info=True
+    )
+    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+    odd = [str(name) for kind in kinds for name in report.get(kind, ())]
+    if odd:
+        received = f"{len(odd)} tensors of the written model do not load again ({odd[0]} ...)"
+        raise RunFailed(str(folder), received, "every tensor, and no other", "report it with the base's name")
+    return model
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prompts -> replies: chat template, left padding, batches of like lengths, stops at the end of the turn.
+
+A reply does not depend on which prompts share its batch: padding is masked, and sampling draws from a generator of
+its own for each prompt (Gumbel-max: the largest of logit + noise is a sample of the softmax).
+
+Shapes: B prompts of a batch, L longest of them, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from luthier.core.errors import DataError, ModelError, UserError
+from luthier.models.backbone import learned_positions, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    Prompt = str | Sequence[Mapping[str, str]]
+
+
+def generate(  # noqa: PLR0913 - the usual names, keyword only
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int = 256,
+    batch_size: int = 16,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    raw: bool = False,
+) -> list[str]:
+    """Let a model answer.
+
+    Args:
+        model: With or without a method applied; left as it was.
+        tokenizer: With the chat template that the model was trained with.
+        prompts: Strings, or conversations ({"role", "content"} each) that end before the reply. A string is one
+            user turn, unless `raw`.
+        max_new_tokens: Longest reply.
+        batch_size: Prompts at a time.
+        temperature: 0 takes the likeliest token each time; otherwise logits are divided by it and drawn from.
+        top_p: Draw only from the likeliest tokens that have this probability together (arXiv 1904.09751).
+        seed: Of the draws. What the checkpoint's generation_config.json says is not used.
+        raw: Take strings as they are, without the chat template, and give the replies with their spaces.
+
+    Returns:
+        The replies in the prompts' order, without special tokens.
+
+    Raises:
+        DataError: A prompt is empty, or the chat template cannot render it.
+        ModelError: There is no chat template, or a prompt is too long for the model's positions.
+    """
+    _check(max_new_tokens, batch_size, temperature, top_p)
+    encoded = [_encode(tokenizer, prompt, number, raw) for number, prompt in enumerate(prompts)]
+    _check_positions(model, max(map(len, encoded), default=0) + max_new_tokens)
+    stops = stop_ids(model, tokenizer, raw)
+    replies = [""] * len(prompts)
+    # Longest first: padding stays small, and what does not fit into memory fails at once.
+    order = sorted(range(len(prompts)), key=lambda number: -len(encoded[number]))
+    with serving(model):
+        for first in range(0, len(order), batch_size):
+            numbers = order[first : first + batch_size]
+            draw = None
+            if temperature > 0:
+                draw = Draw(temperature, top_p, [_generator(seed, number, model.device) for number in numbers])
+            rows = _batch(model, [encoded[number] for number in numbers], max_new_tokens, stops, draw)
+            for number, row in zip(numbers, rows, strict=True):
+                text = tokenizer.decode(row, skip_special_tokens=True)
+                replies[number] = text if raw else text.strip()
+    return replies
+
+
+def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, raw: bool = False) -> list[int]:
+    """Tokens that end a reply: the tokenizer's and the checkpoint's end, and the chat template's end of turn."""
+    told = getattr(model.generation_config, "eos_token_id", None)
+    found = {tokenizer.eos_token_id, *(told if isinstance(told, list) else [told])}
+    if not raw:
+        found.add(_end_of_turn(tokenizer))
+    return sorted(token for token in found if token is not None)
+
+
+def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The special token that the chat template puts behind a reply, if it is one."""
+    from jinja2.exceptions import TemplateError
+
+    if not tokenizer.chat_template:
+        return None
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "REPLY"}]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+    except (TemplateError, ValueError, TypeError):
+        return None
+    behind = str(text).rpartition("REPLY")[2].lstrip()
+    ids = tokenizer(behind, add_special_tokens=False)["input_ids"] if behind else []
+    special = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {})}
+    return ids[0] if ids and ids[0] in special else None
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, number: int, raw: bool) -> list[int]:
+    from jinja2.exceptions import TemplateError
+
+    where = f"prompt {number + 1}"
+    if isinstance(prompt, str) and raw:
+        ids = tokenizer(prompt)["input_ids"]
+    else:
+        turns: Any = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        if not tokenizer.chat_template:
+            raise ModelError(
+                "the tokenizer",
+                "no chat template",
+                "one, for conversations; raw prompts need none",
+                "use raw prompts (--raw), or choose one with data.chat_template when you train",
+            )
+        try:
+            rendered = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=True)
+        except (TemplateError, KeyError, TypeError, ValueError) as error:
+            allowed = "turns with role and content, in an order that the chat template takes"
+            raise DataError(where, f"the chat template refuses it ({error})", allowed) from error
+        ids = rendered["input_ids"]
+    if not ids:
+        raise DataError(where, "no tokens", "at least one", "write something")
+    return list(ids)
+
+
+def _batch(
+    model: PreTrainedModel, prompts: list[list[int]], max_new_tokens: int, stops: list[int], draw: Draw | None
+) -> list[list[int]]:
+    """Generate for a few prompts; ids of each reply up to its stop."""
+    longest = max(map(len, prompts))
+    padding = stops[0] if stops else 0  # any token: the mask hides it
+    ids_BL = torch.tensor([[padding] * (longest - len(one)) + one for one in prompts], device=model.device)
+    mask_BL = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in prompts], device=model.device)
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=padding, eos_token_id=stops or None, use_cache=True
+    )
+    # Fields that are not set here would come from the checkpoint's own settings (a temperature, penalties).
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        out = model.generate(
+            input_ids=ids_BL,
+            attention_mask=mask_BL,
+            generation_config=config,
+            logits_processor=LogitsProcessorList([draw] if draw else []),
+        )
+    finally:
+        model.generation_config = own
+    rows: list[list[int]] = out[:, longest:].tolist()
+    ends = [next((place for place, token in enumerate(row) if token in stops), len(row)) for row in rows]
+    return [row[:end] for row, end in zip(rows, ends, strict=True)]
+
+
+class Draw(LogitsProcessor):
+    """Turn logits so that their largest is a sample; one generator a row."""
+
+    def __init__(self, temperature: float, top_p: float, generators: list[torch.Generator]):
+        self.temperature, self.top_p, self.generators = temperature, top_p, generators
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002 - the interface
+        """[B, V] to [B, V]."""
+        scores = scores.float() / self.temperature
+        if self.top_p < 1.0:
+            scores = nucleus(scores, self.top_p)
+        size, device = scores.shape[1], scores.device
+        uniform = torch.stack([torch.rand(size, generator=one, device=device) for one in self.generators])
+        return scores - torch.log(-torch.log(uniform))
+
+
+def nucleus(scores: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Put all but the likeliest tokens that have `top_p` together at -inf; the likeliest one always stays.
+
+    Args:
+        scores: Logits [B, V].
+        top_p: Between 0 and 1.
+    """
+    ordered, places = scores.sort(-1, descending=True)
+    before = torch.softmax(ordered, -1).cumsum(-1) - torch.softmax(ordered, -1)
+    return scores.masked_fill((before >= top_p).scatter(1, places, before >= top_p), float("-inf"))
+
+
+def _generator(seed: int, number: int, device: torch.device) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed} {number}".encode()).digest()  # a generator on a CPU uses 32 bits of its seed
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:4], "little"))
+
+
+def _check(max_new_tokens: int, batch_size: int, temperature: float, top_p: float) -> None:
+    for name, value, fine, allowed in (
+        ("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "at least 1"),
+        ("batch_size", batch_size, batch_size >= 1, "at least 1"),
+        ("temperature", temperature, 0 <= temperature < float("inf"), "0 for the likeliest token, or more"),
+        ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1"),
+    ):
+        if not fine:
+            raise UserError(name, str(value), allowed, "correct it")
+
+
+def _check_positions(model: PreTrainedModel, wanted: int) -> None:
+    limit = learned_positions(model.get_decoder())
+    if limit is not None and wanted > limit:
+        raise ModelError(
+            f"model {type(model).__name__}",
+            f"{wanted} tokens of prompt and reply",
+            f"at most {limit}: the model has learned no more positions",
+            "lower max_new_tokens, or shorten the longest prompt",
+        )

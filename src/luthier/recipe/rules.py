@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What two keys cannot say together. Each row is one rule; a choice without effect is refused, never passed over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from luthier.core import registry
+from luthier.core.errors import RecipeError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from luthier.recipe.schema import Recipe
+
+
+class Rule(NamedTuple):
+    """A combination that is refused.
+
+    Attributes:
+        broken: Whether a recipe has it.
+        where: The key to name.
+        received: What is wrong with it.
+        allowed: What would be right.
+        fix: What to do.
+    """
+
+    broken: Callable[[Recipe], bool]
+    where: str
+    received: str
+    allowed: str
+    fix: str
+
+
+RULES = (
+    Rule(
+        lambda r: r.train.eval_steps > 0 and not r.data.eval,
+        "train.eval_steps",
+        "no rows to evaluate on",
+        "data.eval says which",
+        "add data.eval, or remove train.eval_steps",
+    ),
+    Rule(
+        lambda r: r.train.early_stopping_patience > 0 and not r.data.eval,
+        "train.early_stopping_patience",
+        "no rows to evaluate on",
+        "it counts evaluations of data.eval without a better loss",
+        "add data.eval and train.eval_steps",
+    ),
+    Rule(
+        lambda r: r.train.early_stopping_patience > 0 and not r.train.eval_steps,
+        "train.early_stopping_patience",
+        "one evaluation only, at the end",
+        "it counts evaluations, which train.eval_steps asks for",
+        "add train.eval_steps",
+    ),
+    Rule(
+        lambda r: r.train.load_best_model_at_end and not (r.data.eval and r.train.eval_steps),
+        "train.load_best_model_at_end",
+        "nothing tells which model is best",
+        "the lowest loss among evaluations during training",
+        "add data.eval and train.eval_steps",
+    ),
+    Rule(
+        lambda r: 0 < r.train.max_steps < r.optim.warmup_steps,
+        "optim.warmup_steps",
+        "more steps than train.max_steps",
+        "the warm-up is a part of the run",
+        "lower optim.warmup_steps",
+    ),
+    Rule(
+        lambda r: r.optim.warmup_steps > 0 and r.optim.lr_scheduler_type == "constant",
+        "optim.warmup_steps",
+        "lr_scheduler_type 'constant' has no warm-up",
+        "constant_with_warmup, linear or cosine",
+        "choose one of these, or remove optim.warmup_steps",
+    ),
+    Rule(
+        lambda r: r.optim.momentum > 0 and r.optim.optim != "sgd",
+        "optim.momentum",
+        "only sgd has it",
+        "adamw has adam_beta1",
+        "remove optim.momentum, or set optim.optim: sgd",
+    ),
+    Rule(
+        lambda r: r.train.max_steps == 0,
+        "train.max_steps",
+        "0 steps",
+        "1 or more, or -1 for num_train_epochs",
+        "set one of these; `luthier train --dry-run` shows a run without training",
+    ),
+)
+
+
+def check(recipe: Recipe) -> None:
+    """Hold a recipe to the rules.
+
+    Raises:
+        RecipeError: It breaks one, or names a tracker that is not there.
+    """
+    for rule in RULES:
+        if rule.broken(recipe):
+            raise RecipeError(rule.where, rule.received, rule.allowed, rule.fix)
+    known = registry.entries("engine.callbacks")
+    for name in recipe.train.report_to:
+        if name not in known:
+            raise RecipeError("train.report_to", f"unknown tracker {name!r}", did_you_mean(name, known), "correct it")

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a study's numbers allow one to say, worked out from them, with the condition under which it holds."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from luthier.study.roles import condition, roles
+from luthier.study.schema import BASE
+from luthier.study.table import MB, estimate
+
+if TYPE_CHECKING:
+    from luthier.evaluate.statistics import Estimate
+    from luthier.study.results import Row, StudyResult
+    from luthier.study.roles import Role
+
+NOTICEABLE = 0.1  # times and memory of single runs scatter; below a tenth nothing is claimed
+
+
+def sentence(result: StudyResult) -> str:
+    """Which variants were better or worse than the baseline: one sentence for any study."""
+    against = result.design.study.against
+    found: dict[str, list[str]] = {}
+    for row in result.rows():
+        if row.variant != BASE and row.verdict:
+            found.setdefault(row.verdict, []).append(f"{row.variant} ({estimate(row.delta, '+')})" if row.delta else "")
+    if not found:
+        return ""
+    order = ("better", "worse", "no difference seen", "error unknown")
+    parts = [f"{verdict}: {', '.join(found[verdict])}" for verdict in order if verdict in found]
+    return f"Against {against}: {'; '.join(parts)}."
+
+
+def methods(result: StudyResult) -> list[str]:
+    """Compare LoRA, rsLoRA and full fine-tuning: the conclusion, what it cost, what it leaves open.
+
+    Every outcome has its words; a part whose runs failed is left out, and said to be.
+    """
+    known = [role for role in roles(result.design).values() if not math.isnan(result.score(role.variant).value)]
+    parts = [*_scaling(result, known), *_full(result, known)]
+    said = condition(result.design)
+    said = said[:1].upper() + said[1:]
+    first = f"{said}, {'; '.join(parts)}." if parts else f"{said}, nothing can be compared: too few runs finished."
+    if result.failed:
+        first += f" {len(result.failed)} of {len(result.runs)} runs failed and are left out."
+    return [line for line in (first, _cost(result, known), _limits(result)) if line]
+
+
+def _scaling(result: StudyResult, known: list[Role]) -> list[str]:
+    """rsLoRA against LoRA at each rank that both have."""
+    plain = {role.r: role.variant for role in known if role.method == "LoRA"}
+    stable = {role.r: role.variant for role in known if role.method == "rsLoRA"}
+    found = {r: result.difference(stable[r], plain[r]) for r in plain if r in stable}
+    if not found:
+        return []
+    words = {r: _word(difference, "better", "worse") for r, difference in found.items()}
+    numbers = {r: f"r={r}: {estimate(difference, '+')}" for r, difference in found.items()}
+    if set(words.values()) == {"better"}:
+        return [f"rsLoRA scored better than LoRA{_everywhere(found)} ({', '.join(numbers.values())})"]
+    if set(words.values()) == {"worse"}:
+        return [f"rsLoRA scored worse than LoRA{_everywhere(found)} ({', '.join(numbers.values())})"]
+    if set(words.values()) == {"no difference seen"}:
+        return [f"no difference between rsLoRA and LoRA was seen ({', '.join(numbers.values())})"]
+    return ["rsLoRA against LoRA: " + ", ".join(f"{words[r]} at {numbers[r]}" for r in found)]
+
+
+def _everywhere(found: dict[int | None, Estimate]) -> str:
+    return "" if len(found) == 1 else " at every rank tried"
+
+
+def _full(result: StudyResult, known: list[Role]) -> list[str]:
+    """Full fine-tuning against the best adapter."""
+    full = next((role.variant for role in known if role.method == "full"), None)
+    adapters = [role for role in known if role.method in ("LoRA", "rsLoRA")]
+    if full is None or not adapters:
+        return []
+    best = max(adapters, key=lambda role: result.score(role.variant).value)
+    difference = result.difference(full, best.variant)
+    word = _word(difference, "better", "worse")
+    if word == "no difference seen":
+        return [f"no difference between full fine-tuning and the best adapter ({best.label}) was seen "
+                f"({estimate(difference, '+')})"]  # fmt: skip
+    return [f"full fine-tuning scored {word} than the best adapter, {best.label} ({estimate(difference, '+')})"]
+
+
+def _word(difference: Estimate, better: str, worse: str) -> str:
+    if math.isnan(difference.value) or not difference.clear:
+        return "no difference seen"
+    return better if difference.value > 0 else worse
+
+
+def _cost(result: StudyResult, known: list[Role]) -> str:
+    """Time and memory of the smallest and the largest adapter against full fine-tuning, as measured."""
+    full = next((role for role in known if role.method == "full"), None)
+    adapters = sorted((role for role in known if role.r is not None), key=lambda role: role.r or 0)
+    if full is None or not adapters:
+        return ""
+    reference = result.row(full.variant)
+    chosen = list(dict.fromkeys((adapters[0], adapters[-1])))
+    parts = [f"{role.label} {_versus(result.row(role.variant), reference)}" for role in chosen]
+    once = "single timings" if len(result.design.study.seeds) == 1 else "means over the seeds"
+    return (
+        f"Cost on this machine ({once}), full fine-tuning being {reference.seconds:.1f} s and "
+        f"{reference.own_memory_bytes / MB:,.0f} MiB of its own: {'; '.join(parts)}."
+    )
+
+
+def _versus(row: Row, reference: Row) -> str:
+    time, memory = row.seconds / reference.seconds, row.own_memory_bytes / max(reference.own_memory_bytes, 1.0)
+    pace = "was not faster" if abs(time - 1) <= NOTICEABLE else "was faster" if time < 1 else "was slower"
+    need = "took about as much memory" if abs(memory - 1) <= NOTICEABLE else "took less" if memory < 1 else "took more"
+    need = need if need.endswith("memory") else f"{need} memory"
+    return f"{pace} ({row.seconds:.1f} s) and {need} ({row.own_memory_bytes / MB:,.0f} MiB)"
+
+
+def _limits(result: StudyResult) -> str:
+    seeds = result.design.study.seeds
+    count = f"One seed ({seeds[0]}) was" if len(seeds) == 1 else f"{len(seeds)} seeds were"
+    return (
+        f"{count} used, and one small base model. A learning rate tuned for each method shrinks the gap between LoRA "
+        "and rsLoRA, so nothing here says which is better when each is tuned (`luthier demo --full` measures it)."
+    )
+
+
+def rank_curve(result: StudyResult) -> str:
+    """Whether more rank helped, for LoRA and for rsLoRA."""
+    known = [role for role in roles(result.design).values() if not math.isnan(result.score(role.variant).value)]
+    parts = []
+    for method in ("LoRA", "rsLoRA"):
+        mine = sorted((role for role in known if role.method == method), key=lambda role: role.r or 0)
+        if len(mine) > 1:
+            low, high = mine[0], mine[-1]
+            difference = result.difference(high.variant, low.variant)
+            word = _word(difference, "gained", "lost")
+            word = "showed no difference" if word == "no difference seen" else word
+            parts.append(f"{method} {word} from r={low.r} to r={high.r} ({estimate(difference, '+')})")
+    return f"{condition(result.design).capitalize()}, {' and '.join(parts)}." if parts else ""
+
+
+def rate_sweep(result: StudyResult, chosen_on: str) -> str:
+    """Each method at the learning rate that a set of its own chose, and what is left of the gap.
+
+    Args:
+        result: Its first suite is reported.
+        chosen_on: The suite that chooses: choosing and reporting on the same items would flatter every method.
+    """
+    known = [role for role in roles(result.design).values() if not math.isnan(result.score(role.variant).value)]
+    best: dict[str, Role] = {}
+    for role in known:
+        other = best.get(role.label)
+        if other is None or result.score(role.variant, chosen_on).value > result.score(other.variant, chosen_on).value:
+            best[role.label] = role
+    parts = []
+    for label, role in best.items():
+        rates = [other.rate for other in known if other.label == label]
+        edge = ", at the edge of the rates tried" if role.rate in (min(rates), max(rates)) else ""
+        parts.append(f"{label} {estimate(result.score(role.variant))} (at {role.rate:g}{edge})")
+    said = [f"With the learning rate of each method chosen on {chosen_on}: {', '.join(parts)}."] if parts else []
+    plain = next((role for role in best.values() if role.method == "LoRA"), None)
+    stable = next((role for role in best.values() if role.method == "rsLoRA"), None)
+    if plain and stable:
+        said.append(_gap(result, known, plain, stable))
+    return " ".join(said)
+
+
+def _gap(result: StudyResult, known: list[Role], plain: Role, stable: Role) -> str:
+    """The gap between rsLoRA and LoRA when both are tuned, beside the widest at one common rate."""
+    tuned = result.difference(stable.variant, plain.variant)
+    of_plain = {role.rate: role.variant for role in known if role.label == plain.label}
+    of_stable = {role.rate: role.variant for role in known if role.label == stable.label}
+    common = {rate: result.difference(of_stable[rate], of_plain[rate]) for rate in of_plain if rate in of_stable}
+    widest = max(common, key=lambda rate: common[rate].value, default=math.nan)
+    change = "shrinks" if common and abs(tuned.value) < abs(common[widest].value) else "does not shrink"
+    seen = "" if tuned.clear else ", no difference seen"
+    if not common:
+        return f"{stable.label} minus {plain.label}, each tuned: {estimate(tuned, '+')}{seen}."
+    return (
+        f"The gap between {stable.label} and {plain.label} {change}: {estimate(common[widest], '+')} at the same "
+        f"rate of {widest:g}, {estimate(tuned, '+')} when each is tuned{seen}."
+    )
+
+
+def data_curve(result: StudyResult) -> str:
+    """Whether more examples helped, and where the training loss went."""
+    known = [role for role in roles(result.design).values() if isinstance(role.place, int)]
+    done = sorted((r for r in known if not math.isnan(result.score(r.variant).value)), key=lambda role: role.place)
+    if len(done) < 2:
+        return ""
+    low, high = done[0], done[-1]
+    difference = result.difference(high.variant, low.variant)
+    word = _word(difference, "more examples helped", "more examples hurt")
+    losses = f"{result.row(low.variant).loss:.3f} to {result.row(high.variant).loss:.3f}"
+    return (
+        f"From {low.place} to {high.place} examples in the same number of steps: {word} "
+        f"({estimate(difference, '+')}), while the training loss went from {losses}."
+    )

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run read from disk, as one hash: a finished run is stale once its model or data files are others."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luthier.models.load import locate
+
+if TYPE_CHECKING:
+    from luthier.recipe import Recipe
+
+_READ = 1 << 26  # up to 64 MiB a file is told by its content, above by size and time: reading 16 GB costs minutes
+
+
+def inputs_digest(recipe: Recipe) -> str:
+    """Hash the local model, adapter and data files of a recipe: 16 hexadecimal digits.
+
+    What comes from the hub is told by its name and revision, which the recipe's fingerprint holds.
+    """
+    places = [locate(recipe.model.model_name_or_path), recipe.model.adapter_name_or_path or ""]
+    places += [source.path for source in (*recipe.data.train, *recipe.data.eval)]
+    found = hashlib.sha256()
+    for place in places:
+        path = Path(place).expanduser()
+        if not place or not path.exists():
+            continue
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        for file in files:
+            status = file.stat()
+            found.update(f"{file.name}:{_content(file, status.st_size, status.st_mtime_ns)}\n".encode())
+    return found.hexdigest()[:16]
+
+
+@cache
+def _content(file: Path, size: int, changed: int) -> str:
+    if size > _READ:
+        return f"{size}:{changed}"
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A study's table as words: cells and captions, for Markdown, the terminal and CSV alike."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from luthier.evaluate.statistics import CLEAR
+from luthier.study.schema import BASE
+
+if TYPE_CHECKING:
+    from luthier.evaluate.statistics import Estimate
+    from luthier.study.results import Row, StudyResult
+
+MB = 1 << 20
+DASH = "–"
+
+
+def headers(result: StudyResult) -> list[str]:
+    """The table's columns."""
+    several = len(result.design.study.seeds) > 1 or result.failed
+    first = ["variant", *(["runs"] if several else []), "score", f"Δ to {result.design.study.against}", "seen"]
+    return [*first, "trained loss", "trainable", "seconds", "tokens/s", "peak MiB (own)"]
+
+
+def cells(result: StudyResult, row: Row) -> list[str]:
+    """One variant's line."""
+    several = len(result.design.study.seeds) > 1 or result.failed
+    runs = [f"{row.runs}" + (f" ({row.failed} failed)" if row.failed else "")] if several else []
+    if not row.runs:
+        return [row.variant, *runs, "failed", *[DASH] * (len(headers(result)) - len(runs) - 2)]
+    delta = "baseline" if row.delta is None else estimate(row.delta, sign="+")
+    memory = DASH if math.isnan(row.peak_memory_bytes) else f"{row.peak_memory_bytes / MB:,.0f}"
+    if not math.isnan(row.own_memory_bytes):
+        memory += f" ({row.own_memory_bytes / MB:,.0f})"
+    return [
+        row.variant,
+        *runs,
+        estimate(row.score),
+        delta,
+        row.verdict or DASH,
+        number(row.loss, "{:.3f}"),
+        "0" if row.variant == BASE else number(row.trainable_parameters, "{:,.0f}"),
+        number(row.seconds, "{:.1f}"),
+        number(row.tokens_per_second, "{:,.0f}"),
+        memory,
+    ]
+
+
+def estimate(value: Estimate, sign: str = "") -> str:
+    """`0.352 ± 0.019`.
+
+    Example:
+        >>> from luthier.evaluate.statistics import Estimate
+        >>> estimate(Estimate(value=-0.02, stderr=0.01), sign="+")
+        '-0.020 ± 0.010'
+    """
+    if math.isnan(value.value):
+        return DASH
+    return f"{value.value:{sign}.3f} ± " + ("?" if math.isnan(value.stderr) else f"{value.stderr:.3f}")
+
+
+def number(value: float, form: str) -> str:
+    """A number, or a dash for what is unknown."""
+    return DASH if math.isnan(value) else form.format(value)
+
+
+def captions(result: StudyResult) -> list[str]:
+    """What a reader must know to read the table rightly: one sentence each."""
+    study, items = result.design.study, result.suites[result.suite]
+    seeds = ", ".join(map(str, study.seeds))
+    what = "exact match" if result.suite.startswith("embedded") else "the suite's checks"
+    said = [f"Score: share of right answers in {result.suite} ({items} items, {what}), greedy replies."]
+    if len(study.seeds) == 1:
+        said.append(
+            f"One seed ({seeds}): every standard error is over the items alone and leaves out how much another seed "
+            "would change the result; give seeds: [0, 1, 2] to measure it."
+        )
+    else:
+        said.append(
+            f"{len(study.seeds)} seeds ({seeds}): standard errors are over seeds and items (crossed random effects); "
+            "from so few seeds they are rough themselves."
+        )
+    said.append(
+        f"Δ is paired item by item; `no difference seen` means |Δ| < {CLEAR:.0f} standard errors, "
+        "which is not a proof that there is none."
+    )
+    said += _of_extremes(result)
+    said.append(result.controlled())
+    said.append(
+        "Trained loss: mean of the last 20 logged steps. Seconds and tokens/s: training steps alone. Peak: the whole "
+        "process (or the GPU) while training; in brackets what the run itself added to it."
+    )
+    return said
+
+
+def _of_extremes(result: StudyResult) -> list[str]:
+    """A standard error of 0 from all wrong or all right is no certainty: the rule of three bounds the share."""
+    found = [row.variant for row in result.rows() if row.score.value in (0.0, 1.0)]
+    if not found:
+        return []
+    items = result.suites[result.suite]
+    return [
+        f"{', '.join(found)}: all {items} replies alike, so the error shown is 0; the true share is within "
+        f"{3 / items:.3f} of it with 95 % confidence (rule of three)."
+    ]
+
+
+def machine_line(result: StudyResult) -> str:
+    """Processor, numbers, seeds, items: what the times depend on."""
+    done = [run.summary for run in result.runs if run.summary.get("hardware")]
+    hardware: dict[str, Any] = done[0]["hardware"] if done else {}
+    dtypes = sorted({str(run.summary["dtype"]) for run in result.runs if run.summary.get("dtype")})
+    where = hardware.get("gpu") or hardware.get("processor") or "unknown machine"
+    threads = f", {hardware['threads']} threads" if hardware.get("threads") else ""
+    seeds = ", ".join(map(str, result.design.study.seeds))
+    items = " + ".join(f"{count} of {name}" for name, count in result.suites.items())
+    return f"{where}{threads}; {'/'.join(dtypes) or 'dtype unknown'}; seed {seeds}; items: {items}"

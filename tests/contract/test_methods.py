@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every method keeps, whichever it is: a new file in methods/ is tested here without an edit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from tests.tiny import tiny
+from transformers import AutoModelForCausalLM
+
+from luthier.core import registry
+from luthier.core.errors import UserError
+from luthier.core.trainable import Trainable
+from luthier.core.types import Segment, Tree
+from luthier.export.adapter import load_adapter
+from luthier.kernels.forest import Forest, plant
+from luthier.models import scored_logprobs
+
+METHODS = list(registry.entries("methods"))
+FAMILIES = ["llama", "tied", "gpt2"]
+NO_PAPER = {"full"}
+each = pytest.mark.parametrize("name", METHODS)
+everywhere = pytest.mark.parametrize("family", FAMILIES)
+
+
+def _batch() -> Forest:
+    random = np.random.default_rng(3)
+    trees = [
+        Tree(segments=(Segment(ids=random.integers(3, 60, n).astype(np.int32), scored=np.ones(n, bool)),))
+        for n in (9, 14, 5)
+    ]
+    return plant(trees)
+
+
+def _logps(model) -> torch.Tensor:
+    model.eval()
+    with torch.no_grad():
+        return scored_logprobs(model, _batch())
+
+
+def _applied(name: str, family: str) -> tuple[Trainable, torch.Tensor]:
+    """A method on a model, and what the model said before."""
+    model = _ready(tiny(family))
+    before = _logps(model)
+    method = registry.get("methods", name)
+    torch.manual_seed(0)
+    return method.apply(model, method.Config()), before
+
+
+def _ready(model):
+    model.set_attn_implementation("luthier")
+    return model
+
+
+def _train(trainable: Trainable, steps: int) -> list[float]:
+    trainable.model.train()
+    optimizer = torch.optim.AdamW(trainable.parameters().values(), lr=5e-3, weight_decay=0.0)
+    losses = []
+    for _ in range(steps):
+        loss = -scored_logprobs(trainable.model, _batch()).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+@each
+def test_it_says_what_it_is(name):
+    method = registry.get("methods", name)
+    fields = method.Config.model_fields
+    assert method.apply.__doc__
+    assert {key for key, field in fields.items() if not (field.description or "").endswith((".", "`."))} == set()
+    papers = (method.__doc__ or "") + method.apply.__doc__
+    assert "arXiv" in papers or name in NO_PAPER
+    assert not {key for key in fields if key == "name"}, "`name` is the recipe's own key"
+
+
+@each
+def test_unknown_keys_are_refused(name):
+    with pytest.raises(ValidationError, match="surely_not_a_key"):
+        registry.get("methods", name).Config(surely_not_a_key=1)
+
+
+@each
+@everywhere
+def test_it_starts_as_the_base(name, family):
+    trainable, before = _applied(name, family)
+    assert (_logps(trainable.model) - before).abs().max() <= 1e-6
+
+
+@each
+def test_the_seed_decides_the_start(name):
+    first, second = (_applied(name, "llama")[0].parameters() for _ in range(2))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@each
+@everywhere
+def test_only_what_it_declares_trains(name, family):
+    trainable, _ = _applied(name, family)
+    declared = {id(p) for p in trainable.parameters().values()}
+    assert {id(p) for p in trainable.model.parameters() if p.requires_grad} == declared
+    assert trainable.num_trainable == sum(p.numel() for p in trainable.model.parameters() if p.requires_grad)
+    before = {n: p.detach().clone() for n, p in trainable.model.named_parameters()}
+    _train(trainable, 2)  # in the first step of LoRA only B moves
+    moved = {n for n, p in trainable.model.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == {n for n, p in trainable.model.named_parameters() if id(p) in declared}
+
+
+@each
+@everywhere
+def test_the_loss_falls(name, family):
+    losses = _train(_applied(name, family)[0], 20)
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@each
+@everywhere
+def test_saved_and_loaded_it_says_the_same(name, family, tmp_path):
+    trainable, _ = _applied(name, family)
+    _train(trainable, 3)
+    trainable.save(tmp_path)
+    assert (_logps(_loaded(trainable, family, tmp_path)) - _logps(trainable.model)).abs().max() <= 1e-6
+
+
+def _loaded(trainable: Trainable, family: str, folder: Path):
+    if trainable.folder == "model":
+        return _ready(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
+    model = _ready(tiny(family))
+    load_adapter(model, folder)
+    return model
+
+
+@each
+@everywhere
+def test_merged_it_says_the_same(name, family, tmp_path):
+    trainable, _ = _applied(name, family)
+    _train(trainable, 3)
+    trained = _logps(trainable.model)
+    try:
+        merged = trainable.merge()
+    except UserError:  # a method that cannot be merged says so
+        return
+    assert (_logps(merged) - trained).abs().max() <= 1e-5
+    merged.save_pretrained(tmp_path)
+    plain = _ready(AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32))
+    assert {n for n, _ in merged.named_parameters()} == {n for n, _ in plain.named_parameters()}
+    assert (_logps(plain) - trained).abs().max() <= 1e-5
+
+
+@each
+@everywhere
+def test_switched_off_it_is_the_base(name, family):
+    trainable, before = _applied(name, family)
+    with trainable.disabled():
+        assert (_logps(trainable.model) - before).abs().max() <= 1e-6
+    if trainable.folder == "model":
+        return  # the base's numbers are gone after a step
+    _train(trainable, 3)
+    trained = _logps(trainable.model)
+    with trainable.disabled():
+        assert (_logps(trainable.model) - before).abs().max() <= 1e-6
+    assert torch.equal(_logps(trainable.model), trained)

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each rule refuses what it is there for, and a recipe that breaks none passes."""
+
+from __future__ import annotations
+
+import pytest
+
+from luthier.core.errors import RecipeError
+from luthier.recipe import load_recipe
+from luthier.recipe.rules import RULES
+
+BARE = {"model": {"model_name_or_path": "embedded"}, "data": {"train": "rows.jsonl"}}
+EVAL = ["data.eval=held-out.jsonl"]
+
+BROKEN = [  # one for each rule, in the table's order
+    ["train.eval_steps=10"],
+    ["train.early_stopping_patience=2", "train.eval_steps=0"],
+    ["train.early_stopping_patience=2", *EVAL],
+    ["train.load_best_model_at_end=true", *EVAL],
+    ["train.max_steps=10", "optim.warmup_steps=11"],
+    ["optim.lr_scheduler_type=constant", "optim.warmup_steps=1"],
+    ["optim.momentum=0.9"],
+    ["train.max_steps=0"],
+]
+
+
+def test_every_rule_is_broken_here():
+    assert len(BROKEN) == len(RULES)
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"), list(zip(RULES, BROKEN, strict=True)), ids=[f"{r.where} {r.received}" for r in RULES]
+)
+def test_rule(rule, words):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(BARE, words)
+    error = caught.value
+    assert (error.where, error.received, error.allowed, error.fix) == rule[1:]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [*EVAL, "train.eval_steps=10", "train.early_stopping_patience=2", "train.load_best_model_at_end=true"],
+        ["train.max_steps=10", "optim.warmup_steps=10"],
+        ["optim.lr_scheduler_type=constant_with_warmup", "optim.warmup_steps=1"],
+        ["optim.optim=sgd", "optim.momentum=0.9"],
+        ["train.save_total_limit=null"],
+        ["train.report_to=[tensorboard, wandb]"],
+    ],
+)
+def test_good_combinations(words):
+    assert load_recipe(BARE, words)

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The conclusion follows from the numbers, whatever they are, and always names its condition."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from luthier.study.conclude import data_curve, methods, rank_curve, rate_sweep, sentence
+
+CONDITION = "At the same alpha (16) and learning rate (0.001), "
+LIMITS = "A learning rate tuned for each method shrinks the gap between LoRA and rsLoRA"
+
+
+def first(result) -> str:
+    lines = methods(result)
+    assert lines[0].startswith(CONDITION)
+    assert LIMITS in lines[-1]
+    assert "`luthier demo --full`" in lines[-1]
+    return lines[0]
+
+
+def shares(r16: float, r64: float, full: float) -> dict[str, float]:
+    return {"lora-r16": 0.4, "lora-r64": 0.4, "rslora-r16": 0.4 + r16, "rslora-r64": 0.4 + r64, "full": full}
+
+
+@pytest.mark.parametrize(
+    ("r16", "r64", "said"),
+    [
+        (0.1, 0.2, "rsLoRA scored better than LoRA at every rank tried (r=16: +0.100 ± 0.015, r=64: +0.200"),
+        (-0.1, -0.2, "rsLoRA scored worse than LoRA at every rank tried (r=16: -0.100"),
+        (0.0, 0.0025, "no difference between rsLoRA and LoRA was seen (r=16: +0.000"),
+        (0.0, 0.2, "rsLoRA against LoRA: no difference seen at r=16: +0.000 ± 0.000, better at r=64: +0.200"),
+        (-0.1, 0.1, "rsLoRA against LoRA: worse at r=16: -0.100 ± 0.015, better at r=64"),
+    ],
+)
+def test_rslora_against_lora(made_up, r16, r64, said):
+    assert said in first(made_up(shares(r16, r64, 0.5)))
+
+
+@pytest.mark.parametrize(
+    ("full", "said"),
+    [
+        (0.9, "full fine-tuning scored better than the best adapter, rsLoRA r=64 (+0.300"),
+        (0.3, "full fine-tuning scored worse than the best adapter, rsLoRA r=64 (-0.300"),
+        (0.6, "no difference between full fine-tuning and the best adapter (rsLoRA r=64) was seen (+0.000"),
+    ],
+)
+def test_full_against_the_best_adapter(made_up, full, said):
+    assert said in first(made_up(shares(0.1, 0.2, full)))
+
+
+def test_failed_runs_are_left_out_and_counted(made_up):
+    found = {**shares(0.1, 0.2, 0.5), "rslora-r16": None, "full": None}
+    said = first(made_up(found))
+    assert "rsLoRA scored better than LoRA (r=64: +0.200" in said
+    assert "full fine-tuning" not in said
+    assert said.endswith("2 of 5 runs failed and are left out.")
+
+
+def test_nothing_finished(made_up):
+    said = methods(made_up(dict.fromkeys(shares(0, 0, 0), None)))
+    assert "nothing can be compared: too few runs finished. 5 of 5 runs failed" in said[0]
+    assert len(said) == 2  # no cost without runs
+
+
+@pytest.mark.parametrize(
+    ("seconds", "memory", "said"),
+    [
+        (10.4, 100, "LoRA r=16 was not faster (10.4 s) and took about as much memory (100 MiB)"),
+        (7.0, 50, "LoRA r=16 was faster (7.0 s) and took less memory (50 MiB)"),
+        (16.0, 180, "LoRA r=16 was slower (16.0 s) and took more memory (180 MiB)"),
+    ],
+)
+def test_cost_is_what_was_measured(made_up, seconds, memory, said):
+    result = made_up(shares(0.1, 0.2, 0.5))
+    result.runs[0].summary.update(seconds=seconds, own_memory_bytes=memory << 20)
+    line = methods(result)[1]
+    assert line.startswith(
+        "Cost on this machine (single timings), full fine-tuning being 10.0 s and 100 MiB of its own: "
+    )
+    assert said in line
+
+
+def test_the_condition_is_that_of_the_recipes(made_up):
+    variants = {"lora-r16": {}, "full": {"method": "full", "optim.learning_rate": 1e-4}}
+    lines = methods(made_up({"lora-r16": 0.4, "full": 0.6}, variants=variants, axis=None))
+    assert lines[0].startswith(
+        "At the same alpha (16) but with another learning rate for each variant, full fine-tuning"
+    )
+    assert "3 seeds were used" in methods(made_up(shares(0.1, 0.2, 0.5), seeds=[0, 1, 2]))[-1]
+
+
+def test_any_study_has_a_sentence(made_up):
+    said = sentence(made_up(shares(0.1, -0.1, 0.4)))
+    assert said.startswith("Against lora-r16: better: rslora-r16 (+0.100 ± 0.015); worse: rslora-r64 (-0.100")
+    assert "no difference seen: lora-r64 (+0.000 ± 0.000), full" in said
+    assert sentence(made_up({"lora-r16": 0.4}, variants={"lora-r16": {}}, axis=None)) == ""
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.3, 0.5, "LoRA gained from r=16 to r=64 (+0.200"),
+        (0.5, 0.3, "LoRA lost from r=16 to r=64 (-0.200"),
+        (0.3, 0.3, "LoRA showed no difference from r=16 to r=64 (+0.000"),
+    ],
+)
+def test_rank_curve(made_up, low, high, said):
+    assert said in rank_curve(made_up({"lora-r16": low, "lora-r64": high}))
+
+
+def sweep(made_up, scores: dict[str, list[float]], dev: dict[str, list[float]]):
+    rates = [3e-4, 1e-3, 3e-3]
+    kinds = {"lora": {}, "rslora": {"method.use_rslora": True}, "full": {"method": "full"}}
+    pairs = list(itertools.product(scores, zip(rates, range(3), strict=True)))
+    variants = {f"{kind}-{rate}": {**kinds[kind], "optim.learning_rate": rate} for kind, (rate, _) in pairs}
+    result = made_up(
+        {f"{kind}-{rate}": scores[kind][place] for kind, (rate, place) in pairs},
+        variants=variants,
+        axis="optim.learning_rate",
+    )
+    chosen = made_up({f"{k}-{r}": dev[k][p] for k, (r, p) in pairs}, variants=variants, axis=None)
+    runs = [
+        replace(run, right={**run.right, "dev": other.right["embedded"]})
+        for run, other in zip(result.runs, chosen.runs, strict=True)
+    ]
+    return replace(result, runs=tuple(runs), suites={"embedded": 400, "dev": 400})
+
+
+def test_rates_are_chosen_on_one_set_and_reported_on_another(made_up):
+    scores = {"lora": [0.1, 0.3, 0.6], "rslora": [0.5, 0.6, 0.65], "full": [0.5, 0.7, 0.4]}
+    dev = {"lora": [0.1, 0.2, 0.3], "rslora": [0.1, 0.3, 0.2], "full": [0.1, 0.3, 0.2]}
+    said = rate_sweep(sweep(made_up, scores, dev), "dev")
+    assert (
+        "chosen on dev: LoRA r=16 0.600 ± 0.025 (at 0.003, at the edge of the rates tried), rsLoRA r=16 0.600" in said
+    )
+    assert "full 0.700 ± 0.023 (at 0.001)" in said
+    assert (
+        "shrinks: +0.400 ± 0.025 at the same rate of 0.0003, +0.000 ± 0.000 when each is tuned, no difference seen"
+        in said
+    )
+
+
+def test_a_gap_that_does_not_shrink_is_said_not_to(made_up):
+    scores = {"lora": [0.1, 0.1, 0.1], "rslora": [0.5, 0.5, 0.5]}
+    said = rate_sweep(sweep(made_up, scores, {"lora": [0.1, 0.3, 0.2], "rslora": [0.1, 0.3, 0.2]}), "dev")
+    assert "does not shrink: +0.400" in said
+
+
+def test_data_curve(made_up):
+    variants = {f"rows-{n}": {"data.train": [{"path": "embedded:train", "max_rows": n}]} for n in (100, 4000)}
+    result = made_up({"rows-100": 0.4, "rows-4000": 0.7}, variants=variants, axis="data.train")
+    said = data_curve(result)
+    assert said.startswith("From 100 to 4000 examples in the same number of steps: more examples helped (+0.300")
+    assert said.endswith("while the training loss went from 0.600 to 0.300.")
+    assert "Not controlled" in result.controlled()

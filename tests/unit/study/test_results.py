@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows, differences, tables and files of a study whose verdicts are known."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+
+from luthier.evaluate.statistics import crossed
+from luthier.study.report import markdown, table, write_report
+from luthier.study.table import captions, cells, headers, machine_line
+
+SHARES = {"base": 0.0, "lora-r16": 0.3, "lora-r64": 0.31, "rslora-r16": 0.5, "rslora-r64": None, "full": 0.2}
+
+
+def test_rows_are_means_with_paired_differences(made_up):
+    result = made_up(SHARES)
+    rows = {row.variant: row for row in result.rows()}
+    assert list(rows) == list(SHARES)
+    assert rows["lora-r16"].delta is None
+    assert rows["rslora-r16"].delta.value == pytest.approx(0.2)
+    assert [rows[name].verdict for name in ("lora-r64", "rslora-r16", "full", "base")] == [
+        "better",  # 4 items more of the very same: paired, that is clear
+        "better",
+        "worse",
+        "worse",
+    ]
+    assert (rows["rslora-r64"].runs, rows["rslora-r64"].failed) == (0, 1)
+    assert math.isnan(rows["rslora-r64"].score.value)
+
+
+def test_no_difference_is_said_to_be_unseen(made_up):
+    result = made_up({"lora-r16": 0.3, "lora-r64": 0.3025})
+    assert result.row("lora-r64").verdict == "no difference seen"
+    assert "no difference seen" in table(result)
+
+
+def test_seeds_are_paired_and_a_failed_one_is_left_out(made_up):
+    result = made_up({"lora-r16": [0.3, 0.4, 0.5], "full": [0.5, None, 0.6], "base": 0.1}, seeds=[0, 1, 2])
+    row = result.row("full")
+    assert (row.runs, row.failed) == (2, 1)
+    assert row.delta.value == pytest.approx((0.2 + 0.1) / 2)  # over the seeds that both finished
+    one = np.stack([result.verdicts("full")[seed] - result.verdicts("lora-r16")[seed] for seed in (0, 2)])
+    assert row.delta == crossed(one)
+    assert result.difference("full", "base").value == pytest.approx(0.45)
+    assert result.difference("base", "full").value == pytest.approx(-0.45)
+    assert result.row("lora-r16").score.value == pytest.approx(0.4)
+
+
+def test_the_table_shows_everything(made_up):
+    result = made_up(SHARES)
+    names = headers(result)
+    assert names[:5] == ["variant", "runs", "score", "Δ to lora-r16", "seen"]
+    lines = {row.variant: cells(result, row) for row in result.rows()}
+    assert all(len(line) == len(names) for line in lines.values())
+    assert lines["lora-r16"][2:5] == ["0.300 ± 0.023", "baseline", "–"]
+    assert lines["rslora-r64"][1:3] == ["0 (1 failed)", "failed"]
+    assert lines["base"][-5:] == ["–", "0", "–", "–", "–"]
+    assert lines["full"][-1] == "300 (100)"
+
+
+def test_captions_are_honest(made_up):
+    said = " ".join(captions(made_up(SHARES)))
+    assert "400 items" in said
+    assert "One seed (0): every standard error is over the items alone" in said
+    assert "not a proof that there is none" in said
+    assert "within 0.007 of it" in said  # 0 of 400: rule of three
+    assert "Controlled: all variants of a seed saw the same examples" in said
+    several = " ".join(captions(made_up({}, seeds=[0, 1])))
+    assert "2 seeds (0, 1): standard errors are over seeds and items" in several
+    assert "rule of three" not in several
+
+
+def test_control_is_checked_by_tokens_too(made_up):
+    result = made_up({})
+    result.runs[0].summary["tokens"] = 1
+    assert "different numbers of tokens" in result.controlled()
+    assert made_up(dict.fromkeys(SHARES, None)).controlled() == "Not controlled: no run has finished."
+    other = made_up({}, variants={"a": {}, "b": {"data.max_length": 64}})
+    assert "Not controlled: variants also differ in examples (data.max_length)" in other.controlled()
+
+
+def test_the_report_has_all_parts(made_up):
+    text = markdown(made_up(SHARES), "So it is.")
+    for part in ("# Made up", "So it is.", "<!-- picture -->", "## What differs", "`method.r`", "## By category"):
+        assert part in text
+    assert "| math | 0.00 | 0.30 |" in text
+    assert "## Failed runs\n\n- rslora-r64, seed 0: loss nan | at step 3" in text
+    assert "Abacus, 2 threads; float32; seed 0; items: 400 of embedded" in text
+    assert "`method.lora_alpha` = 16.0" in text  # a key of one method alone is no difference between variants
+
+
+def test_files_agree(made_up):
+    result = made_up(SHARES)
+    write_report(result)
+    runs = json.loads((result.folder / "results.json").read_text("utf-8"))
+    assert [(run["variant"], run["seed"], run["score"]) for run in runs][:2] == [
+        ("base", None, 0.0),
+        ("lora-r16", 0, 0.3),
+    ]
+    assert runs[4]["error"] == "loss nan | at step 3"
+    with (result.folder / "results.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["score"] for line in lines] == ["0.0", "0.3", "0.31", "0.5", "", "0.2"]
+    assert lines[0]["seed"] == ""
+    assert not list(result.folder.glob("*.writing"))
+
+
+def test_json_has_no_nan(made_up):
+    tree = made_up(SHARES).to_json()
+    again = json.loads(json.dumps(tree, allow_nan=False))
+    assert again["baseline"] == "lora-r16"
+    assert [row["verdict"] for row in again["rows"]["embedded"]][:2] == ["worse", None]
+
+
+def test_a_machine_that_is_unknown_is_no_fault(made_up):
+    assert "unknown machine" in machine_line(made_up(dict.fromkeys(SHARES, None)))
+
+
+def test_the_picture_groups_methods_over_ranks(made_up):
+    shown = made_up(SHARES).to_json()["picture"]
+    assert shown["x_label"] == "rank r"
+    assert shown["places"] == ["base", "16", "64", "full"]
+    assert shown["title"] == "Made up, at the same alpha (16) and learning rate (0.001)"
+    assert "400 items, one seed" in shown["subtitle"]
+    spots = {point["variant"]: (point["group"], point["x"], point["score"]) for point in shown["points"]}
+    assert spots["rslora-r16"] == ("rsLoRA", "16", 0.5)
+    assert spots["full"] == ("full", "full", 0.2)
+    assert spots["base"] == ("before training", "base", 0.0)
+    assert spots["rslora-r64"][2] is None
+
+
+def test_variants_at_one_spot_get_a_line_each(made_up):
+    shown = made_up({}, variants={"a": {}, "b": {"optim.learning_rate": 0.1}}).to_json()["picture"]
+    assert shown["x_label"] == ""
+    assert shown["title"] == "Made up, at the same alpha (16) but with another learning rate for each variant"
