@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import luthier
 from luthier.cli import main
 
 CLOCK = {"seconds", "tokens_per_second"}  # keys of metrics.jsonl that no two runs share
@@ -83,3 +84,24 @@ def start(*words: object, **how: Any) -> subprocess.Popen[str]:
     """The command line, in a process of its own."""
     command = [sys.executable, "-c", "from luthier.cli import main; main()", *map(str, words)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how)
+
+
+class Stopped(Exception):
+    """Stands for the end of the process."""
+
+
+def stop_before(step: int, recipe: dict[str, Any]) -> None:
+    """Let a run end abruptly: what a kill after `step` steps leaves, without a process."""
+    from luthier.engine import loop  # torch, which tests of messages do not need
+
+    original = loop._one_step
+
+    def one_step(work, state):
+        if state.progress.step == step:
+            raise Stopped
+        original(work, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_one_step", one_step)
+        with pytest.raises(Stopped):
+            luthier.train(recipe)

@@ -83,12 +83,12 @@ def test_compare_runs_a_study_file(tmp_path, tiny_llama, alpaca_file):
         "output_dir": "out",
     }
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
-    tree = json.loads(luthier("compare", "study.yaml", "seeds=[0,1]", "--json", cwd=tmp_path).stdout)
-    assert [(run["variant"], run["seed"]) for run in tree["runs"][1:]] == [("r4", 0), ("r8", 0), ("r4", 1), ("r8", 1)]
+    tree = json.loads(luthier("compare", "study.yaml", "seeds=[3]", "--json", cwd=tmp_path).stdout)
+    assert [(run["variant"], run["seed"]) for run in tree["runs"]] == [("base", None), ("r4", 3), ("r8", 3)]
     assert (tmp_path / "out" / "picture.svg").is_file()
     wrong = luthier("compare", "study.yaml", "varaints.r4=1", cwd=tmp_path, code=2)
     assert "did you mean 'variants'" in wrong.stderr
-    run = luthier("evaluate", "out/runs/r4/seed-0", "--suite", "mine.jsonl", "--output", "said", "--json", cwd=tmp_path)
+    run = luthier("evaluate", "out/runs/r4/seed-3", "--suite", "mine.jsonl", "--output", "said", "--json", cwd=tmp_path)
     assert json.loads(run.stdout)["evaluation"]["mine"]["items"] == 2
     assert len((tmp_path / "said" / "predictions-mine.jsonl").read_text("utf-8").splitlines()) == 2
 

@@ -71,7 +71,10 @@ PROVEN: dict[str, tuple[str, dict[str, Any]]] = {
         HEAD | ALTERNATE | {"query_pre_attn_scalar": 8, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
     ),
     "Gemma 3 (text)": ("gemma3_text", HEAD | ALTERNATE),
-    "Gemma 3 (text of the multimodal model)": ("gemma3", {"text_config": COMMON | HEAD | ALTERNATE, "vision_config": VISION}),
+    "Gemma 3 (text of the multimodal model)": (
+        "gemma3",
+        {"text_config": COMMON | HEAD | ALTERNATE, "vision_config": VISION},
+    ),
     "Gemma 4 (text)": ("gemma4_text", HEAD | ALTERNATE | WIDE),
     "Gemma 4 (text of the multimodal model)": (
         "gemma4",
@@ -152,12 +155,22 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     ),
     "XGLM": ("xglm", {"d_model": 32, "ffn_dim": 48, "num_layers": 2, "attention_heads": 4}, "its attention mask"),
     "Mamba": ("mamba", {"state_size": 4}, "MambaMixer carries a state"),
-    "Mamba 2": ("mamba2", {"num_heads": 4, "head_dim": 16, "state_size": 8, "n_groups": 1}, "Mamba2Mixer carries a state"),
+    "Mamba 2": (
+        "mamba2",
+        {"num_heads": 4, "head_dim": 16, "state_size": 8, "n_groups": 1},
+        "Mamba2Mixer carries a state",
+    ),
     "RWKV": ("rwkv", {"attention_hidden_size": 32, "context_length": 24}, "none of its layers asks for"),
     "xLSTM": ("xlstm", {"num_heads": 2, "num_blocks": 2, "embedding_dim": 32}, "none of its layers asks for"),
     "Jamba": (
         "jamba",
-        {"attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False, "mamba_d_state": 4, "num_experts": 2},
+        {
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "use_mamba_kernels": False,
+            "mamba_d_state": 4,
+            "num_experts": 2,
+        },
         "JambaMambaMixer carries a state",
     ),
     "Zamba": (

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.parity.families import PROVEN, REFUSED, build
 from transformers import PreTrainedModel
 
 from luthier.core.errors import ModelError
@@ -17,7 +18,6 @@ from luthier.models.backbone import own_attention, recompute_layers
 from luthier.models.planted import NAME
 from luthier.models.probe import forest_error, leak_size, probe_forest, prove_forest, separate_logprobs
 from luthier.recipe import Model
-from tests.parity.families import PROVEN, REFUSED, build
 
 pytestmark = [
     pytest.mark.parity,
@@ -25,7 +25,7 @@ pytestmark = [
 ]
 
 # Their router, their eager softmax or their rotary table works in float32 whatever the weights are: 4e-7 seen.
-FLOAT32_INSIDE = {"Gemma 2", "VaultGemma", "GPT-J", "CodeGen", "gpt-oss", "GLM-4.5 (MoE)", "MiniMax-M2"}
+FLOAT32_INSIDE = {"Gemma 2", "VaultGemma", "GPT-J", "CodeGen", "GLM-4.5 (MoE)", "MiniMax-M2"}
 FLOAT32_INSIDE |= {"DeepSeek-V2", "DeepSeek-V3"}
 
 
@@ -38,7 +38,7 @@ def test_forest_equals_separate_forwards(name: str) -> None:
     forest = probe_forest(model)
     got = _gradients(model, forest, alone=False)
     wanted = _gradients(model, forest, alone=True)
-    # 1e-5 but for routers, whose top-k weights are differences of small numbers (Phi-3.5-MoE: 1.0e-5).
+    # Rounding alone: up to 8e-6 seen (Persimmon). The proof is the float64 line below.
     assert _distance(got, wanted) <= 2e-5
     model.double().set_experts_implementation("eager")  # the grouped products have no float64
     assert forest_error(model)[0] <= (1e-6 if name in FLOAT32_INSIDE else 1e-10)

@@ -84,12 +84,12 @@ SETTINGS: dict[str, tuple[tuple[str, ...], dict, dict]] = {
     "embeddings, NeoX": (("neox",), {"target_modules": ["embed_in", "lm_head", "dense"]}, {}),
     "tied update": (
         ("tied", "gemma3"),
-        {"target_modules": ["embed_tokens", "q_proj"], "ensure_weight_tying": True},
+        {"target_modules": ["embed_tokens", "q_proj"], "ensure_weight_tying": True, "lora_alpha": 1.0},
         {},
     ),
     "tied update by the head": (
         ("tied", "gemma3"),
-        {"target_modules": ["lm_head"], "ensure_weight_tying": True, "use_rslora": True},
+        {"target_modules": ["lm_head"], "ensure_weight_tying": True, "use_rslora": True, "lora_alpha": 1.0},
         {},
     ),
     "tied whole": (
@@ -162,7 +162,7 @@ def test_peft_loads_what_is_written_here(arch, name, tmp_path):
     assert torch.equal(_logits(again), here)
     with trainable.disabled():
         assert torch.equal(_logits(model), before)
-    assert (_logits(trainable.merge()) - here).abs().max() <= TOLERANCE * max(1.0, float(here.abs().max()) / 10)
+    assert (_logits(trainable.merge()) - here).abs().max() <= TOLERANCE
 
 
 @pytest.mark.parametrize(("arch", "name"), CASES)

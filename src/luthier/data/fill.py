@@ -143,7 +143,7 @@ def _chunks(
 def _one_ahead(function: Callable[[_Chunk], T], chunks: Iterator[_Chunk]) -> Iterator[tuple[_Chunk, T]]:
     """Apply a function in another thread while the next chunk is made in this one.
 
-    Tokenising is Rust and lets other threads run; reading and rendering beside it hides a fifth of the time.
+    Tokenising is Rust and lets other threads run; reading and rendering, a quarter of the work, go on beside it.
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
         waiting: tuple[_Chunk, Future[T]] | None = None

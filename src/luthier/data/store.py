@@ -204,7 +204,7 @@ class Rows:
 
 
 def _mapped(file: Path, kind: type[np.generic]) -> Array:
-    # as a plain array: a slice of np.memmap costs 4 us more, for attributes that nobody reads
+    # as a plain array: a slice of np.memmap costs 1.6 us, this one 0.1
     return np.memmap(file, kind, mode="r").view(np.ndarray)
 
 

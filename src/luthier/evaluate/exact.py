@@ -137,17 +137,19 @@ def is_right(reply: str, item: Item) -> bool:
     return CHECKS[item.check].judge(reply.strip(), item.answer)
 
 
-def score(replies: Sequence[str], items: Sequence[Item]) -> Score:
+def score(replies: Sequence[str], items: Sequence[Item], ended: Sequence[bool] | None = None) -> Score:
     """Judge every reply.
 
     Args:
         replies: One for each item, in the same order.
         items: What was asked.
+        ended: Which replies ended by themselves; one that was cut is wrong, even if it contains the answer.
 
     Raises:
         ValueError: Not one reply for each item.
     """
-    verdicts = [is_right(reply, item) for reply, item in zip(replies, items, strict=True)]
+    whole = ended if ended is not None else [True] * len(replies)
+    verdicts = [end and is_right(reply, item) for reply, item, end in zip(replies, items, whole, strict=True)]
     groups: dict[str, list[bool]] = {}
     for verdict, item in zip(verdicts, items, strict=True):
         groups.setdefault(item.category, []).append(verdict)

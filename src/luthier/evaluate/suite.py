@@ -157,7 +157,7 @@ def evaluate(
         tokenizer: With the chat template that the model was trained with.
         suite: What to ask.
         batch_size: Items generated at a time.
-        max_new_tokens: Longest reply; longer ones are cut, and wrong where the check is exact.
+        max_new_tokens: Longest reply. One that fills it has not ended by itself, and is wrong.
         system: System prompt of items that have none (the recipe's `data.system`).
     """
     from luthier.models.generate import generate
@@ -165,12 +165,21 @@ def evaluate(
     begun = time.perf_counter()
     asked = [_asked(item, system) for item in suite.items]
     replies = generate(model, tokenizer, asked, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    ended = [_has_ended(tokenizer, reply, max_new_tokens) for reply in replies]
     return Evaluation(
         suite=suite,
         replies=tuple(replies),
-        score=score(replies, suite.items),
+        score=score(replies, suite.items, ended),
         seconds=time.perf_counter() - begun,
     )
+
+
+def _has_ended(tokenizer: PreTrainedTokenizerBase, reply: str, limit: int) -> bool:
+    """Whether a reply stopped by itself, told by its length: generation gives no more than the text.
+
+    The text may have a token less than was generated, where a space at its end was stripped.
+    """
+    return len(tokenizer(f" {reply}", add_special_tokens=False)["input_ids"]) < limit - 1
 
 
 def _asked(item: Item, system: str | None) -> list[dict[str, str]]:

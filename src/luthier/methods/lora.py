@@ -141,7 +141,7 @@ def load_peft(model: nn.Module, given: Mapping[str, Any], where: str) -> Trainab
     keys = {"r": 8, "lora_alpha": 8} | {key: given[key] for key in used if given.get(key) is not None}
     names = {"target_modules": found.targets, "modules_to_save": found.whole, "ensure_weight_tying": found.tied}
     try:
-        config = Config(**keys, **names)
+        config = Config.model_validate(keys | names)
     except ValidationError as failed:
         error = failed.errors(include_url=False)[0]
         received = f"{'.'.join(map(str, error['loc']))}: {error['input']!r}"

@@ -33,8 +33,14 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that the loader would take for a number."""
+    """Quotes text that the loader would take for a number, and writes line breaks as escapes."""
 
+    def text(self, value: str) -> yaml.ScalarNode:
+        """Represent text."""
+        return self.represent_scalar("tag:yaml.org,2002:str", value, style=None if value.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _Dumper.text)
 
 for _kind in (_Loader, _Dumper):
     _kind.yaml_implicit_resolvers = {
@@ -64,10 +70,7 @@ def one_line(value: Any) -> str:
         >>> one_line(1e-8), one_line("2e-4"), one_line({"down_proj": 64})
         ('1.0e-08', "'2e-4'", '{down_proj: 64}')
     """
-    style = '"' if isinstance(value, str) and not value.isprintable() else None  # line breaks become escapes
-    text: str = yaml.dump(
-        value, Dumper=_Dumper, default_flow_style=True, default_style=style, width=2**31, allow_unicode=True
-    )
+    text: str = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=2**31, allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")
 
 

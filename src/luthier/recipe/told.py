@@ -131,11 +131,11 @@ def _section(schema: type[BaseModel], path: Sequence[str | int]) -> type[BaseMod
 
 def _missing(schema: type[BaseModel], path: list[str | int], key: str) -> RecipeError:
     """Name the missing key (of a whole section, its first one that has no default) and what it means."""
-    section = _section(schema, path)
-    if section is not _section(schema, path[:-1]):
-        needed = next((name for name, field in section.model_fields.items() if field.is_required()), None)
-        path, key = ([*path, needed], f"{key}.{needed}") if needed else (path, key)
     field = _section(schema, path[:-1]).model_fields.get(str(path[-1]))
+    if field and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+        inside = field.annotation.model_fields.items()
+        needed, field = next((name, inner) for name, inner in inside if inner.is_required())
+        path, key = [*path, needed], f"{key}.{needed}"
     fix = "add it to the recipe"
     if all(isinstance(step, str) for step in path):
         fix += f", or {key}=… on the command line"

@@ -101,17 +101,22 @@ def _cost(result: StudyResult, known: list[Role]) -> str:
     parts = [f"{role.label} {_versus(result.row(role.variant), reference)}" for role in chosen]
     once = "single timings" if len(result.design.study.seeds) == 1 else "means over the seeds"
     return (
-        f"Cost on this machine ({once}), full fine-tuning being {reference.seconds:.1f} s and "
-        f"{reference.own_memory_bytes / MB:,.0f} MiB of its own: {'; '.join(parts)}."
+        f"Cost here ({once}): full fine-tuning took {reference.seconds:.1f} s and {reference.state_bytes / MB:,.1f} "
+        f"MiB of training state; {'; '.join(parts)}."
     )
 
 
 def _versus(row: Row, reference: Row) -> str:
-    time, memory = row.seconds / reference.seconds, row.own_memory_bytes / max(reference.own_memory_bytes, 1.0)
-    pace = "was not faster" if abs(time - 1) <= NOTICEABLE else "was faster" if time < 1 else "was slower"
-    need = "took about as much memory" if abs(memory - 1) <= NOTICEABLE else "took less" if memory < 1 else "took more"
-    need = need if need.endswith("memory") else f"{need} memory"
-    return f"{pace} ({row.seconds:.1f} s) and {need} ({row.own_memory_bytes / MB:,.0f} MiB)"
+    """Time and state beside the reference's; faster or slower only where wall-clock and processor time agree on it."""
+    ratios = [row.seconds / reference.seconds, row.cpu_seconds / reference.cpu_seconds]
+    if max(ratios) < 1 - NOTICEABLE:
+        pace = "was faster"
+    else:
+        pace = "was slower" if min(ratios) > 1 + NOTICEABLE else "was not clearly faster or slower"
+    memory = row.state_bytes / reference.state_bytes
+    need = "took less state" if memory < 1 - NOTICEABLE else "took more state"
+    need = "took about as much state" if abs(memory - 1) <= NOTICEABLE else need
+    return f"{pace} ({row.seconds:.1f} s) and {need} ({row.state_bytes / MB:,.1f} MiB)"
 
 
 def _limits(result: StudyResult) -> str:

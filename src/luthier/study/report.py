@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 PICTURE = "<!-- picture -->"  # web puts the picture here, once it has drawn one
 _COLUMNS = (
     "variant seed score score_stderr items trained_loss final_loss steps tokens scored_tokens seconds cpu_seconds "
-    "tokens_per_second trainable_parameters total_parameters peak_memory_bytes own_memory_bytes fingerprint error"
+    "tokens_per_second trainable_parameters total_parameters state_bytes peak_memory_bytes memory_before_bytes "
+    "fingerprint error"
 ).split()
 
 
@@ -92,7 +93,7 @@ def _other_suite(result: StudyResult, suite: str) -> str:
     for row in result.rows(suite):
         delta = "baseline" if row.delta is None else estimate(row.delta, "+")
         lines.append([row.variant, estimate(row.score), delta, row.verdict or "–"])
-    return _grid(["variant", "score", f"Δ to {result.design.study.against}", "seen"], lines)
+    return _grid(["variant", "score", f"Δ to {result.design.study.against}", "verdict"], lines)
 
 
 def _categories(result: StudyResult) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from luthier.study.design import Design
 
-_COSTS = "loss trainable_parameters seconds tokens_per_second peak_memory_bytes own_memory_bytes".split()
+_COSTS = "loss trainable_parameters seconds cpu_seconds tokens_per_second state_bytes peak_memory_bytes".split()
 Verdicts = npt.NDArray[np.float64]
 
 
@@ -67,8 +67,9 @@ class Row:
         trainable_parameters: What trains.
         seconds: Of the training steps.
         tokens_per_second: Likewise.
+        cpu_seconds: Processor time of the same: other programs change it less.
+        state_bytes: Weights, gradients and optimiser state, counted.
         peak_memory_bytes: The process at its highest while training (or the GPU).
-        own_memory_bytes: The same less what the process held before the run.
     """
 
     variant: str
@@ -80,8 +81,9 @@ class Row:
     trainable_parameters: float
     seconds: float
     tokens_per_second: float
+    cpu_seconds: float
+    state_bytes: float
     peak_memory_bytes: float
-    own_memory_bytes: float
 
     @property
     def verdict(self) -> str:
@@ -168,8 +170,9 @@ class StudyResult:
             trainable_parameters=_mean(done, "trainable_parameters"),
             seconds=_mean(done, "seconds"),
             tokens_per_second=_mean(done, "tokens_per_second"),
+            cpu_seconds=_mean(done, "cpu_seconds"),
+            state_bytes=_mean(done, "state_bytes"),
             peak_memory_bytes=_mean(done, "peak_memory_bytes"),
-            own_memory_bytes=_mean(done, "own_memory_bytes"),
         )
 
     def rows(self, suite: str | None = None) -> list[Row]:

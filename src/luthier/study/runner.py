@@ -28,7 +28,7 @@ from luthier.run import load, train
 from luthier.study.conclude import sentence
 from luthier.study.design import design
 from luthier.study.inputs import inputs_digest
-from luthier.study.memory import release, resident_bytes
+from luthier.study.memory import release, resident_bytes, state_bytes
 from luthier.study.record import add_scores, read_run, stored, trained_loss, unscored, was_stopped, write_summary
 from luthier.study.report import write_report
 from luthier.study.results import Run, StudyResult
@@ -163,7 +163,8 @@ def _train(work: _Work, planned: Planned, wanted: dict[str, str]) -> dict[str, A
         **result.summary,
         **wanted,
         "trained_loss": trained_loss(folder),
-        "own_memory_bytes": max(result.summary["peak_memory_bytes"] - held, 0),
+        "memory_before_bytes": held,
+        "state_bytes": state_bytes(result),
     }
     write_summary(folder, record)  # before the suites are asked: a stop there must not cost the training
     return write_summary(folder, add_scores(folder, record, result.model, result.tokenizer, work.suites, recipe))
@@ -190,9 +191,9 @@ def _base(work: _Work) -> Run:
         }
         folder.mkdir(parents=True, exist_ok=True)
         record = write_summary(folder, add_scores(folder, record, model, tokenizer, missing, recipe))
-    run = read_run(folder, record or {}, work.suites, BASE, None)
-    work.say(f"    {_told(run, work.suites[0].name)}")
-    return replace(run, reused=not missing)
+    run = replace(read_run(folder, record or {}, work.suites, BASE, None), reused=not missing)
+    work.say(f"{BASE}: {_told(run, work.suites[0].name)}")
+    return run
 
 
 def _trained(folder: Path, recipe: Recipe) -> tuple[Any, Any]:

@@ -20,8 +20,8 @@ DASH = "–"
 def headers(result: StudyResult) -> list[str]:
     """The table's columns."""
     several = len(result.design.study.seeds) > 1 or result.failed
-    first = ["variant", *(["runs"] if several else []), "score", f"Δ to {result.design.study.against}", "seen"]
-    return [*first, "trained loss", "trainable", "seconds", "tokens/s", "peak MiB (own)"]
+    first = ["variant", *(["runs"] if several else []), "score", f"Δ to {result.design.study.against}", "verdict"]
+    return [*first, "trained loss", "trainable", "seconds", "tokens/s", "state MiB", "peak MiB"]
 
 
 def cells(result: StudyResult, row: Row) -> list[str]:
@@ -31,9 +31,6 @@ def cells(result: StudyResult, row: Row) -> list[str]:
     if not row.runs:
         return [row.variant, *runs, "failed", *[DASH] * (len(headers(result)) - len(runs) - 2)]
     delta = "baseline" if row.delta is None else estimate(row.delta, sign="+")
-    memory = DASH if math.isnan(row.peak_memory_bytes) else f"{row.peak_memory_bytes / MB:,.0f}"
-    if not math.isnan(row.own_memory_bytes):
-        memory += f" ({row.own_memory_bytes / MB:,.0f})"
     return [
         row.variant,
         *runs,
@@ -44,7 +41,8 @@ def cells(result: StudyResult, row: Row) -> list[str]:
         "0" if row.variant == BASE else number(row.trainable_parameters, "{:,.0f}"),
         number(row.seconds, "{:.1f}"),
         number(row.tokens_per_second, "{:,.0f}"),
-        memory,
+        number(row.state_bytes / MB, "{:,.1f}"),
+        number(row.peak_memory_bytes / MB, "{:,.0f}"),
     ]
 
 
@@ -89,22 +87,22 @@ def captions(result: StudyResult) -> list[str]:
     said += _of_extremes(result)
     said.append(result.controlled())
     said.append(
-        "Trained loss: mean of the last 20 logged steps. Seconds and tokens/s: training steps alone. Peak: the whole "
-        "process (or the GPU) while training; in brackets what the run itself added to it."
+        "Trained loss: mean of the last 20 logged steps. Seconds and tokens/s: training steps alone. State: weights, "
+        "gradients and optimiser state, counted. Peak: the whole process (or the GPU) while training; all runs share "
+        "one process, and caches that the first ones fill stay, so compare small models by their state."
     )
     return said
 
 
 def _of_extremes(result: StudyResult) -> list[str]:
     """A standard error of 0 from all wrong or all right is no certainty: the rule of three bounds the share."""
-    found = [row.variant for row in result.rows() if row.score.value in (0.0, 1.0)]
-    if not found:
-        return []
     items = result.suites[result.suite]
-    return [
-        f"{', '.join(found)}: all {items} replies alike, so the error shown is 0; the true share is within "
-        f"{3 / items:.3f} of it with 95 % confidence (rule of three)."
-    ]
+    said = []
+    for value, words in ((0.0, "no reply right"), (1.0, "every reply right")):
+        if found := [row.variant for row in result.rows() if row.score.value == value]:
+            bound = f"the true share is within {3 / items:.3f} of it with 95 % confidence (rule of three)"
+            said.append(f"{', '.join(found)}: {words}, so the error shown is 0; {bound}.")
+    return said
 
 
 def machine_line(result: StudyResult) -> str:

@@ -42,7 +42,7 @@ def test_in_order_keeps_the_order(lengths):
 
 
 def test_instructions_fill_their_bins():
-    # lengths of the 5,000 first Alpaca rows are close to log-normal: median 72 tokens, longest 700
+    # as the 5,000 first Alpaca rows with GPT-2: median 73 tokens, longest 633
     lengths = np.clip(np.random.default_rng(0).lognormal(4.3, 0.7, 5000), 8, 1024).astype(np.int32)
     for size in (512, 1024, 2048):
         assert fill(lengths[lengths <= size], best_fit(lengths[lengths <= size], size), size) > 0.985

@@ -47,6 +47,11 @@ def test_score_counts_and_tells_categories():
     assert found.to_json()["by_category"]["y"] == {"value": 2 / 3, "items": 3}
 
 
+def test_a_cut_reply_is_wrong_even_if_it_holds_the_answer():
+    items = [item("contains_all", ("dog",))] * 2
+    assert score(["the dog and", "the dog"], items, [False, True]).right == (False, True)
+
+
 def test_one_category_needs_no_table():
     assert score(["a"], [item("exact", "a", "x")]).by_category == {}
     assert "by_category" not in score(["a"], [item("exact", "a", "x")]).to_json()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -93,13 +94,29 @@ def test_evaluate_asks_judges_and_writes(mine, tmp_path, monkeypatch):
         asked.extend(prompts)
         return ["2", "gato", " Hi "]
 
+    def words(text, add_special_tokens):
+        return {"input_ids": text.split()}
+
     module = ModuleType("luthier.models.generate")
     module.generate = generate
     monkeypatch.setitem(sys.modules, "luthier.models.generate", module)
-    found = evaluate(None, None, load_suite(str(mine)), system="Short.")
+    found = evaluate(None, words, load_suite(str(mine)), system="Short.")
     assert [turns[0]["content"] for turns in asked] == ["Short.", "Short.", "Be brief."]
     assert found.score.right == (True, False, True)
     found.write(tmp_path / "predictions.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text("utf-8").splitlines()]
     assert [(line["reply"], line["right"]) for line in lines] == [("2", True), ("gato", False), (" Hi ", True)]
     assert found.to_json()["digest"] == found.suite.digest
+
+
+def test_a_reply_that_never_ends_is_wrong(mine, monkeypatch):
+    module = ModuleType("luthier.models.generate")
+    module.generate = lambda *args, **options: ["2", "perro " * 8, "Hi"]
+    monkeypatch.setitem(sys.modules, "luthier.models.generate", module)
+    suite = load_suite(str(mine))
+    suite = replace(
+        suite, items=tuple(replace(i, check="contains_all", answer=a) for i, a in zip(suite.items, "2pH", strict=True))
+    )
+    words = lambda text, add_special_tokens: {"input_ids": text.split()}  # noqa: E731
+    assert evaluate(None, words, suite, max_new_tokens=8).score.right == (True, False, True)
+    assert evaluate(None, words, suite, max_new_tokens=32).score.right == (True, True, True)

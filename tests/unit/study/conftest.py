@@ -84,8 +84,9 @@ def _run(plan: Any, variant: str, seed: int | None, share: float | None, items: 
         "tokens": 5000,
         "scored_tokens": 800,
         "tokens_per_second": 500.0,
+        "cpu_seconds": 20.0,
         "peak_memory_bytes": 300 << 20,
-        "own_memory_bytes": 100 << 20,
+        "state_bytes": 100 << 20,
         "dtype": "float32",
         "hardware": {"processor": "Abacus", "threads": 2, "gpu": None},
         "evaluation": {

@@ -54,13 +54,13 @@ def test_seeds_are_paired_and_a_failed_one_is_left_out(made_up):
 def test_the_table_shows_everything(made_up):
     result = made_up(SHARES)
     names = headers(result)
-    assert names[:5] == ["variant", "runs", "score", "Δ to lora-r16", "seen"]
+    assert names[:5] == ["variant", "runs", "score", "Δ to lora-r16", "verdict"]
     lines = {row.variant: cells(result, row) for row in result.rows()}
     assert all(len(line) == len(names) for line in lines.values())
     assert lines["lora-r16"][2:5] == ["0.300 ± 0.023", "baseline", "–"]
     assert lines["rslora-r64"][1:3] == ["0 (1 failed)", "failed"]
-    assert lines["base"][-5:] == ["–", "0", "–", "–", "–"]
-    assert lines["full"][-1] == "300 (100)"
+    assert lines["base"][-6:] == ["–", "0", "–", "–", "–", "–"]
+    assert lines["full"][-2:] == ["100.0", "300"]
 
 
 def test_captions_are_honest(made_up):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data sets of the ``datasets`` library: from the hub, or saved by ``save_to_disk``.
 
-``datasets`` takes a second to import, so it is imported only where one of these is asked for.
+``datasets`` takes 0.8 s to import, so it is imported only where one of these is asked for.
 """
 
 from __future__ import annotations

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kill -9` at random instants: a resumed run has the bits of one that never stopped.
+
+This is the short form of `benchmarks/kill_resume.py`, which does 20 instants on the embedded model. Packing, evaluation,
+accumulation and a checkpoint at each step; dropout with LoRA; one instant in four is aimed at a checkpoint's writing.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kill_resume.py"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "dtype"), [("lora", "bfloat16"), ("full", "bfloat16"), ("full", "float32")])
+def test_kill(tiny_llama, alpaca_file, method, dtype):
+    words = ["--method", method, "--dtype", dtype, "--model", tiny_llama, "--rows", alpaca_file]
+    words += ["--instants", "3", "--aimed", "1", "--steps", "8"]
+    done = subprocess.run(
+        [sys.executable, SCRIPT, *map(str, words)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "every bit is equal" in done.stdout
+    assert done.stdout.count(" equal") >= 4
