@@ -14,7 +14,7 @@ from tests.runs import bits, recipe_file, start, tree
 import luthier
 from luthier.engine import checkpoint
 
-STEPS = 150
+STEPS = 60
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def _wait_for_steps(process: subprocess.Popen[str], folder, steps: int) -> None:
 def test_saves_and_says_how_to_go_on(recipe, command, tmp_path, sent):
     run, file = tmp_path / "a run", recipe_file(tmp_path, recipe("a run"))
     with start("train", file, "optim.learning_rate=2e-3", "--quiet", "--overwrite") as process:
-        _wait_for_steps(process, run, 5)
+        _wait_for_steps(process, run, 3)
         process.send_signal(sent)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -56,8 +56,8 @@ def _dispatch(words: list[str]) -> int:
         code = app(words[1:], prog_name=where, standalone_mode=False)
     except typer.TyperException as error:  # a missing argument, an unknown option
         raise UserError(where, error.format_message().rstrip("."), fix=f"`{where} --help` lists its words") from None
-    except typer.Abort:
-        raise KeyboardInterrupt from None
+    if code == Interrupted.exit_code:  # typer turns a KeyboardInterrupt into this number, without a word
+        raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
 
 

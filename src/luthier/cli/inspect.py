@@ -64,7 +64,9 @@ def _sentences(facts: dict[str, Any]) -> list[str]:
         f"{facts['heads']} heads of {facts['head_size']}{shared}"
     ]
     if facts["window"]:
-        lines.append(f"sliding window of {facts['window']:,} tokens in {facts['windowed_layers']} layers")
+        lines.append(
+            f"sliding window of {facts['window']:,} tokens in {facts['windowed_layers']} of {facts['layers']} layers"
+        )
     caps = {"attention scores": facts["attention_soft_cap"], "logits": facts["logit_soft_cap"]}
     lines += [f"soft cap of {cap:g} on the {what}" for what, cap in caps.items() if cap]
     if facts["positions"]:

@@ -116,7 +116,7 @@ def test_tokens_are_those_of_apply_chat_template(any_tokenizer, name):
 WORDS = st.text(st.sampled_from("ab <>|:#\nQA.é爱🐈"), min_size=1, max_size=12).filter(str.strip)
 
 
-@settings(max_examples=2500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(contents=st.lists(WORDS, min_size=2, max_size=6).filter(lambda c: len(c) % 2 == 0), system=st.none() | WORDS)
 @pytest.mark.parametrize("name", ["chatml", "llama2", "llama3", "plain", "vicuna", "mistral"])
 def test_learned_spans_equal_prefix_rendering(qwen, name, contents, system):
@@ -132,7 +132,7 @@ def test_learned_spans_equal_prefix_rendering(qwen, name, contents, system):
 TEXTS = st.text(st.sampled_from("ab  \n.é爱🐈<"), min_size=1, max_size=12)
 
 
-@settings(max_examples=2500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prompt=TEXTS, completion=TEXTS)
 def test_a_token_is_scored_if_it_covers_a_scored_character(any_tokenizer, prompt, completion):
     item = tokens(any_tokenizer, Completion(prompt=prompt, completion=completion))

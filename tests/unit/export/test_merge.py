@@ -51,6 +51,15 @@ def test_the_folder_is_the_trained_model(bench, family):
     assert sorted(file.name for file in bench.folder.iterdir()) == sorted(["out", "adapter", base.name])
 
 
+def test_a_mixture_of_experts(bench):
+    """Its experts are stored one by one on disk and as one parameter in memory; both ways must be taken."""
+    base = bench.base("experts")
+    adapter = bench.adapter(base, target_modules="attention", modules_to_save=["layers.1.mlp"])
+    done = merge_run(adapter, bench.folder / "out")
+    plain = AutoModelForCausalLM.from_pretrained(done.folder)
+    assert (_logits(plain) - _trained(base, adapter)).abs().max() <= 1e-5
+
+
 ENDS = {
     "head": {"target_modules": ["lm_head", "q_proj"]},
     "embedding": {"target_modules": ["embed_tokens"]},
