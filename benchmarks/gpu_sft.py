@@ -59,7 +59,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE / "results" / "gpu_sft.json")
     args = parser.parse_args()
     peak = matmul_peak(args.device)
-    report: dict[str, Any] = {"hardware": hardware(args.device), "versions": versions(), "matmul_peak_tflops": peak / 1e12}
+    report: dict[str, Any] = {"hardware": hardware(args.device), "versions": versions()}
+    report["matmul_peak_tflops"] = peak / 1e12
     variants = [("packed", bins(args.bins, args.length, SHAPES[args.shape]["vocab_size"]))]
     if args.short:
         variants.append(("short", samples(8, SHAPES[args.shape]["vocab_size"])))
@@ -106,6 +107,7 @@ def luthier_side(args: argparse.Namespace, batch: list[Any], peak: float, *, com
     import luthier.kernels.attention  # noqa: F401 - registers the attention
     from luthier.engine.optim import build_optimizer, clip
     from luthier.engine.precision import Masters
+    from luthier.engine.regional import compile_layers
     from luthier.engine.step import accumulate
     from luthier.methods import lora
     from luthier.models.fuse import fuse
@@ -119,8 +121,7 @@ def luthier_side(args: argparse.Namespace, batch: list[Any], peak: float, *, com
     optimizer = build_optimizer(Optim(), trainable, masters.twins)
     objective = sft.bind(sft.Config())
     if compiled and args.device == "cuda":
-        for layer in model.model.layers:
-            layer.compile(dynamic=False)
+        compile_layers(model)
 
     def step() -> None:
         accumulate(model, objective, [batch])

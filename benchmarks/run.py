@@ -27,11 +27,12 @@ from typing import Any
 from workload import make_model, read_rows, write_rows
 
 HERE = Path(__file__).parent
+BEST = ["--checkpointing", "off", "--group-by-length"]
 SIDES = {
     "luthier (defaults)": ["ours_sft.py"],
     "trl (defaults)": ["peer_sft.py", "--trainer", "trl"],
-    "trl (best: no checkpointing, grouped)": ["peer_sft.py", "--trainer", "trl", "--checkpointing", "off", "--group-by-length"],
-    "transformers Trainer + peft (best)": ["peer_sft.py", "--trainer", "hf", "--checkpointing", "off", "--group-by-length"],
+    "trl (best: no checkpointing, grouped)": ["peer_sft.py", "--trainer", "trl", *BEST],
+    "transformers Trainer + peft (best)": ["peer_sft.py", "--trainer", "hf", *BEST],
 }
 OURS = next(iter(SIDES))
 BARS = {"trl (defaults)": 4.5, "trl (best: no checkpointing, grouped)": 2.0, "transformers Trainer + peft (best)": 1.3}
@@ -81,8 +82,8 @@ def one_round(folder: Path, args: argparse.Namespace, number: int) -> dict[str, 
 def one_side(words: list[str], folder: Path, args: argparse.Namespace, *more: str) -> dict[str, Any]:
     """Run one side in its own process and read the line it prints."""
     command = [sys.executable, str(HERE / words[0]), *words[1:], *more]
-    command += ["--model", str(folder / "model"), "--data", str(folder / "rows.jsonl"), "--output-dir", str(folder / "out")]
-    command += ["--steps", str(args.steps), "--warmup", str(args.warmup)]
+    command += ["--model", str(folder / "model"), "--data", str(folder / "rows.jsonl")]
+    command += ["--output-dir", str(folder / "out"), "--steps", str(args.steps), "--warmup", str(args.warmup)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
@@ -94,7 +95,8 @@ def one_side(words: list[str], folder: Path, args: argparse.Namespace, *more: st
 def loss_curves(folder: Path, args: argparse.Namespace) -> float:
     """Both sides on the same rows in file order: the largest relative difference of a step's loss."""
     ours = one_side(SIDES[OURS], folder, args, "--no-shuffle")["losses"]
-    peer = one_side(["peer_sft.py", "--trainer", "hf", "--checkpointing", "off"], folder, args, "--no-shuffle")["losses"]
+    words = ["peer_sft.py", "--trainer", "hf", "--checkpointing", "off"]
+    peer = one_side(words, folder, args, "--no-shuffle")["losses"]
     return max(abs(a - b) / b for a, b in zip(ours, peer, strict=True))
 
 
@@ -140,7 +142,8 @@ def show(report: dict[str, Any]) -> int:
         )
     best = min(found["peak_memory"]["median"] for found in report["ratios"].values())
     worst = max(found["peak_memory"]["median"] for found in report["ratios"].values())
-    print(f"peak memory against the leanest peer {worst:.2f}x, bar 0.6x {'met' if worst <= 0.6 else 'MISSED'} (best {best:.2f}x)")
+    verdict = "met" if worst <= 0.6 else "MISSED"
+    print(f"peak memory against the leanest peer {worst:.2f}x, bar 0.6x {verdict} (best {best:.2f}x)")
     difference = report["loss_curve_largest_relative_difference"]
     print(f"loss curves differ by at most {difference:.2%}, bar 1 % {'met' if difference <= 0.01 else 'MISSED'}")
     return int(missed > 0 or worst > 0.6 or difference > 0.01)

@@ -65,7 +65,10 @@ def make_model(folder: Path, rows: list[dict[str, str]], shape: str = "m25") -> 
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=["<|end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=VOCABULARY,
+        special_tokens=["<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator((r["prompt"] + r["completion"] for r in rows), trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>")
@@ -73,8 +76,13 @@ def make_model(folder: Path, rows: list[dict[str, str]], shape: str = "m25") -> 
     torch.manual_seed(0)
     size = SHAPES[shape]
     config = LlamaConfig(
-        **size, num_key_value_heads=size["num_attention_heads"], vocab_size=VOCABULARY, max_position_embeddings=1024,
-        eos_token_id=0, bos_token_id=0, pad_token_id=0,
+        **size,
+        num_key_value_heads=size["num_attention_heads"],
+        vocab_size=VOCABULARY,
+        max_position_embeddings=1024,
+        eos_token_id=0,
+        bos_token_id=0,
+        pad_token_id=0,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder

@@ -71,7 +71,8 @@ def layout(s: Shape, version: int) -> list[tuple[str, tuple[int, ...]]]:
     """Names and shapes in the order of the file."""
     n = s.n_layers
     embedding = ("embedding", (s.vocab_size, s.dim))
-    attention = [("wq", (n, s.dim, s.dim)), ("wk", (n, s.kv_dim, s.dim)), ("wv", (n, s.kv_dim, s.dim)), ("wo", (n, s.dim, s.dim))]
+    keys = [("wk", (n, s.kv_dim, s.dim)), ("wv", (n, s.kv_dim, s.dim))]
+    attention = [("wq", (n, s.dim, s.dim)), *keys, ("wo", (n, s.dim, s.dim))]
     mlp = [("w1", (n, s.hidden_dim, s.dim)), ("w2", (n, s.dim, s.hidden_dim)), ("w3", (n, s.hidden_dim, s.dim))]
     norms = [("attention_norm", (n, s.dim)), ("ffn_norm", (n, s.dim)), ("norm", (s.dim,))]
     if version == 1:
@@ -146,9 +147,7 @@ def build_tokenizer(path: Path, vocab_size: int) -> PreTrainedTokenizerFast:
     core.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    core.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
-    )
+    core.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)])
     core.add_special_tokens([AddedToken(word, special=True) for word in pieces[:3]])
     return PreTrainedTokenizerFast(
         tokenizer_object=core, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>"

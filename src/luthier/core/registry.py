@@ -2,7 +2,8 @@
 """A file is an entry: the module's name is its key, its docstring's first line its help.
 
 Listing a folder reads file names and docstrings only (``ast``), so it imports nothing; :func:`get` imports one file.
-Other packages add entries through the entry-point group ``luthier.<kind>`` (``luthier.methods``, ``luthier.data.formats`` ...).
+Other packages add entries through the entry-point group ``luthier.<kind>``: ``luthier.methods``,
+``luthier.data.formats`` ...
 This is the only module that imports by name.
 """
 

@@ -6,12 +6,13 @@ A reply is stripped of the white space around it; the answer stands as the row h
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import DataError, did_you_mean
-from luthier.evaluate.statistics import binomial_error
+from luthier.evaluate.statistics import mean_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +46,7 @@ class Score:
 
     Attributes:
         value: Between 0 and 1.
-        stderr: Binomial, over the items.
+        stderr: Binomial, over the items; NaN for one item, which tells none.
         items: How many there were.
         right: Each item's verdict, in order.
         by_category: The same for each category, in alphabetical order; empty where there is at most one.
@@ -59,7 +60,8 @@ class Score:
 
     def to_json(self) -> dict[str, Any]:
         """What a summary keeps: `{metric, value, stderr, items, by_category}`."""
-        whole = {"metric": "exact_match", "value": self.value, "stderr": self.stderr, "items": self.items}
+        stderr = None if math.isnan(self.stderr) else self.stderr
+        whole = {"metric": "exact_match", "value": self.value, "stderr": stderr, "items": self.items}
         parts = {name: {"value": part.value, "items": part.items} for name, part in self.by_category.items()}
         return whole | ({"by_category": parts} if parts else {})
 
@@ -161,7 +163,7 @@ def _share(verdicts: Sequence[bool], parts: Mapping[str, Score]) -> Score:
     value = sum(verdicts) / len(verdicts) if verdicts else float("nan")
     return Score(
         value=value,
-        stderr=binomial_error(value, len(verdicts)),
+        stderr=mean_error(verdicts),
         items=len(verdicts),
         right=tuple(verdicts),
         by_category=parts,

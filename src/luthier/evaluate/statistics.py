@@ -38,6 +38,8 @@ class Estimate:
 def mean_error(values_N: npt.ArrayLike) -> float:
     """Standard error of the mean of independent values: sqrt(sum (x - mean)^2 / (N - 1) / N).
 
+    For a share p of right answers that is the binomial sqrt(p (1 - p) / (N - 1)).
+
     Returns:
         NaN for fewer than two values: one value tells nothing about its spread.
 
@@ -47,18 +49,6 @@ def mean_error(values_N: npt.ArrayLike) -> float:
     """
     values = np.asarray(values_N, dtype=np.float64)
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
-
-
-def binomial_error(share: float, items: int) -> float:
-    """Standard error of a share of right answers: sqrt(p (1 - p) / N).
-
-    It is :func:`mean_error` of N zeros and ones, but for N in place of N - 1.
-
-    Example:
-        >>> binomial_error(0.5, 100)
-        0.05
-    """
-    return math.sqrt(share * (1.0 - share) / items) if items else math.nan
 
 
 def crossed(values_SN: npt.ArrayLike) -> Estimate:

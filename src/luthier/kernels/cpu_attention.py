@@ -65,7 +65,13 @@ def blocks(starts: tuple[int, ...], parents: tuple[int, ...]) -> tuple[Block, ..
 
 
 def cpu_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, forest: Forest, *, scaling: float, window: int | None = None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    forest: Forest,
+    *,
+    scaling: float,
+    window: int | None = None,
 ) -> torch.Tensor:
     """Attention over a forest.
 
@@ -87,9 +93,15 @@ def cpu_attention(
 class _CpuAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, forest: Forest, scaling: float, window: int | None
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        forest: Forest,
+        scaling: float,
+        window: int | None,
     ) -> torch.Tensor:
-        heads, tokens, width = query.shape
+        heads, tokens, _ = query.shape
         out = query.new_empty(tokens, heads, value.shape[-1]).transpose(0, 1)
         for block, weights, (_, v) in _walk(query, key, value, forest, scaling, window):
             out[:, block.start : block.end] = torch.bmm(weights, v).view(heads, -1, value.shape[-1])
@@ -98,7 +110,7 @@ class _CpuAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value = ctx.saved_tensors
         forest, scaling, window = ctx.rest
         heads, _, width = query.shape
@@ -122,8 +134,12 @@ def _walk(
     kv_heads = key.shape[0]
     for block in blocks(forest.starts, forest.parents):
         k, v = _gathered(key, block), _gathered(value, block)
-        mask = _causal(block.end - block.start, k.shape[1], query.shape[0] // kv_heads, window, query.dtype, query.device)
-        scores = torch.baddbmm(mask, _grouped(query[:, block.start : block.end], kv_heads), k.transpose(1, 2), alpha=scaling)
+        mask = _causal(
+            block.end - block.start, k.shape[1], query.shape[0] // kv_heads, window, query.dtype, query.device
+        )
+        scores = torch.baddbmm(
+            mask, _grouped(query[:, block.start : block.end], kv_heads), k.transpose(1, 2), alpha=scaling
+        )
         yield block, torch.softmax(scores, -1), (k, v)
 
 

@@ -4,7 +4,8 @@
 W never gets a gradient; saved for the backward pass are x and s = x A^T (T x r numbers), nothing else.
 The low-rank product is added in place into the base product's output, so no second T x N tensor is made:
 1.12 times the cost of the base linear on a CPU in bfloat16, where PEFT's forward costs 1.58 times.
-(One GEMM on [x | s] [W | gamma B]^T measured 1.07 but needs a copy of x and of W in a wider buffer; see ARCHITECTURE.md.)
+(One GEMM on [x | s] [W | gamma B]^T measured 1.07 but needs a copy of x and of W in a wider buffer; see
+ARCHITECTURE.md.)
 
 Shapes: T tokens, K inputs, N outputs, r rank.
 
@@ -84,7 +85,7 @@ class _LowRankLinear(torch.autograd.Function):
         return y_TN.view(*x.shape[:-1], y_TN.shape[-1])  # not -1: an expert may receive no token
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         low_TK, weight, lora_a, lora_b, s_Tr = ctx.saved_tensors
         grad_TN = grad.reshape(-1, grad.shape[-1])
         a, b = lora_a.to(grad.dtype), lora_b.to(grad.dtype)

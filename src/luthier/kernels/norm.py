@@ -46,7 +46,7 @@ class _RmsNorm(torch.autograd.Function):
         return (x * scale).to(x.dtype).mul_(weight.to(x.dtype))
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight, scale = ctx.saved_tensors
         grad_x = grad_weight = None
         if ctx.needs_input_grad[1]:

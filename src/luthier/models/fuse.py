@@ -85,10 +85,9 @@ def _candidate(module: nn.Module) -> nn.Module | None:
 def _same(plain: nn.Module, fast: nn.Module) -> bool:
     """Whether both give the same on random rows, some of them large and some tiny."""
     weight = next(plain.parameters())
-    width = weight.shape[-1] if weight.ndim == 1 else plain.gate_proj.in_features  # type: ignore[union-attr]
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1, 6, int(width), generator=generator) * torch.tensor([1e-3, 1.0, 1.0, 3.0, 10.0, 30.0])[None, :, None]
-    x = x.to(weight)
+    width = weight.shape[-1]  # the norm's only one; a gated MLP's first parameter is gate_proj's [F, H]
+    sizes = torch.tensor([1e-3, 1.0, 1.0, 3.0, 10.0, 30.0])[None, :, None]
+    x = (torch.randn(1, 6, width, generator=torch.Generator().manual_seed(0)) * sizes).to(weight)
     try:
         wanted, got = plain(x), fast(x)
     except (TypeError, ValueError, RuntimeError, AttributeError):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from luthier.core.errors import Interrupted, LuthierError, RecipeError
+from luthier.evaluate.statistics import crossed
 from luthier.evaluate.suite import load_suite
 from luthier.recipe.fingerprint import flat
 from luthier.run import load, train
@@ -33,6 +34,7 @@ from luthier.study.record import add_scores, read_run, stored, trained_loss, uns
 from luthier.study.report import write_report
 from luthier.study.results import Run, StudyResult
 from luthier.study.schema import BASE, load_study
+from luthier.study.table import estimate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -226,8 +228,7 @@ def _loaded(chosen: Model) -> tuple[Any, Any]:
 def _told(run: Run, suite: str) -> str:
     if run.error:
         return f"failed: {run.error}"
-    score = run.summary["evaluation"][suite]
-    said = f"{suite} {score['value']:.3f} ± {score['stderr']:.3f}"
+    said = f"{suite} {estimate(crossed(run.right[suite]))}"
     if run.variant != BASE:
         said += f", trained loss {run.summary['trained_loss']:.3f}, {run.summary['seconds']:.1f} s"
     return said + (" (was done already)" if run.reused else "")

@@ -111,7 +111,8 @@ def machine_line(result: StudyResult) -> str:
     hardware: dict[str, Any] = done[0]["hardware"] if done else {}
     dtypes = sorted({str(run.summary["dtype"]) for run in result.runs if run.summary.get("dtype")})
     where = hardware.get("gpu") or hardware.get("processor") or "unknown machine"
-    threads = f", {hardware['threads']} threads" if hardware.get("threads") else ""
+    count = hardware.get("threads")
+    threads = f", {count} thread{'s' if count > 1 else ''}" if count else ""
     seeds = ", ".join(map(str, result.design.study.seeds))
     items = " + ".join(f"{count} of {name}" for name, count in result.suites.items())
     return f"{where}{threads}; {'/'.join(dtypes) or 'dtype unknown'}; seed {seeds}; items: {items}"

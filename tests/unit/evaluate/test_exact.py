@@ -39,7 +39,7 @@ def test_score_counts_and_tells_categories():
     items = [item("exact", "a", "x"), item("exact", "b", "y"), item("exact", "c", "y"), item("exact", "d", "y")]
     found = score(["a", "b", "no", "d"], items)
     assert (found.value, found.items, found.right) == (0.75, 4, (True, True, False, True))
-    assert found.stderr == pytest.approx((0.75 * 0.25 / 4) ** 0.5)
+    assert found.stderr == pytest.approx((0.75 * 0.25 / 3) ** 0.5)
     assert {name: (part.value, part.items) for name, part in found.by_category.items()} == {
         "x": (1.0, 1),
         "y": (2 / 3, 3),
@@ -54,6 +54,7 @@ def test_a_cut_reply_is_wrong_even_if_it_holds_the_answer():
 
 def test_one_category_needs_no_table():
     assert score(["a"], [item("exact", "a", "x")]).by_category == {}
+    assert score(["a"], [item("exact", "a", "x")]).to_json()["stderr"] is None
     assert "by_category" not in score(["a"], [item("exact", "a", "x")]).to_json()
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.evaluate.statistics import Estimate, binomial_error, crossed, mean_error, paired_difference
+from luthier.evaluate.statistics import Estimate, crossed, mean_error, paired_difference
 
 values = st.lists(st.floats(-100, 100), min_size=2, max_size=40)
 
@@ -27,13 +27,9 @@ def test_one_value_has_no_error(xs):
 
 
 @given(st.lists(st.booleans(), min_size=2, max_size=200))
-def test_binomial_error_is_the_mean_error_with_n_for_n_minus_1(right):
-    n = len(right)
-    assert binomial_error(sum(right) / n, n) == pytest.approx(mean_error(right) * math.sqrt((n - 1) / n), abs=1e-12)
-
-
-def test_no_items_no_error():
-    assert math.isnan(binomial_error(0.5, 0))
+def test_for_a_share_it_is_the_binomial_error(right):
+    n, p = len(right), sum(right) / len(right)
+    assert mean_error(right) == pytest.approx(math.sqrt(p * (1 - p) / (n - 1)), abs=1e-12)
 
 
 def test_one_seed_is_over_items_alone():
