@@ -13,7 +13,7 @@ from tests.tiny import tiny
 from transformers import AutoModelForCausalLM
 
 from luthier.core import registry
-from luthier.core.errors import UserError
+from luthier.core.errors import LuthierError, UserError
 from luthier.core.trainable import Trainable
 from luthier.core.types import Segment, Tree
 from luthier.export.adapter import load_adapter
@@ -160,8 +160,11 @@ def test_switched_off_it_is_the_base(name, family):
     trainable, before = _applied(name, family)
     with trainable.disabled():
         assert (_logps(trainable.model) - before).abs().max() <= 1e-6
-    if trainable.folder == "model":
-        return  # the base's numbers are gone after a step
+    if trainable.folder == "model":  # the base's numbers are gone after a step, and it says so
+        _train(trainable, 1)
+        with pytest.raises(LuthierError, match="overwritten by training"), trainable.disabled():
+            pass
+        return
     _train(trainable, 3)
     trained = _logps(trainable.model)
     with trainable.disabled():

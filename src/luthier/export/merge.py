@@ -22,6 +22,7 @@ from luthier.export.held_out import held_out_rows, load_words
 from luthier.export.origin import find_origin
 from luthier.export.proof import Comparison
 from luthier.models.load import load_model
+from luthier.models.save import save_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -122,7 +123,7 @@ def load_base(origin: Origin, dtype: Dtype = "auto") -> tuple[PreTrainedModel, t
     Raises:
         ModelError: It cannot be loaded.
     """
-    model = load_model(origin.model, "auto", attention="eager")  # type: ignore[arg-type]
+    model = load_model(origin.model, "auto", attention="eager")
     written = model.dtype if dtype == "auto" else DTYPES[dtype]
     wide = written.itemsize >= torch.float32.itemsize or model.num_parameters() <= FLOAT32_UP_TO
     model.to(torch.promote_types(written, torch.float32) if wide else written)
@@ -140,14 +141,7 @@ def vocabulary_of(model: PreTrainedModel) -> int:
 def _write(
     model: torch.nn.Module, written: torch.dtype, tokenizer: PreTrainedTokenizerBase | None, folder: Path
 ) -> None:
-    plain: Any = model.to("cpu", written)
-    try:
-        plain.save_pretrained(folder)
-    except ValueError:  # generation settings that contradict each other (Llama 2's): loaded by transformers, not saved
-        kept = plain.generation_config.to_json_string()
-        plain.generation_config = type(plain.generation_config)()
-        plain.save_pretrained(folder)
-        (folder / "generation_config.json").write_text(kept, encoding="utf-8")
+    save_model(model.to("cpu", written), folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
 

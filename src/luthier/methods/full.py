@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from luthier.core.errors import RecipeError
+from luthier.core.errors import LuthierError, RecipeError
 from luthier.core.trainable import ParameterGroup, Trainable
+from luthier.models.save import save_model
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from transformers import PreTrainedModel
 
@@ -33,6 +34,9 @@ def apply(model: PreTrainedModel, config: Config) -> Trainable:
         model: Loaded by :func:`luthier.models.load_model`; changed in place.
         config: The recipe's section.
 
+    Returns:
+        Its `disabled()` raises LuthierError once a step was taken: the base's numbers are gone then.
+
     Raises:
         RecipeError: A word in `freeze` matches no parameter, or nothing is left to train.
     """
@@ -46,14 +50,25 @@ def apply(model: PreTrainedModel, config: Config) -> Trainable:
     for name, parameter in named.items():
         parameter.requires_grad_(name in parameters)
 
-    def save(folder: Path) -> None:
-        model.save_pretrained(folder)
+    written = {name: parameter._version for name, parameter in parameters.items()}
+
+    @contextmanager
+    def disabled() -> Iterator[None]:
+        moved = sum(parameter._version != written[name] for name, parameter in parameters.items())
+        if moved:
+            raise LuthierError(
+                "method full",
+                f"the base is asked for, but {moved} parameters have been overwritten by training",
+                "a method that keeps its base (lora), or the base itself",
+                "load the base again as a second model",
+            )
+        yield
 
     return Trainable(
         model=model,
         groups=(ParameterGroup(parameters=parameters),),
         folder="model",
-        save=save,
+        save=lambda folder: save_model(model, folder),
         merge=lambda: model,
-        disabled=lambda: nullcontext(),  # the old weights are gone; a reference needs a copy of its own
+        disabled=disabled,
     )
