@@ -16,17 +16,16 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from typing import Any
 
 CLOCK = {"seconds", "tokens_per_second"}
+_LOOK = os.WEXITED | os.WNOWAIT | os.WNOHANG
 SHOWN = "{:>3}  {:<10}  {:>9}  {:>9}  {:<22}  {}"
 
 
@@ -57,21 +56,23 @@ def experiment(options: argparse.Namespace, scratch: Path) -> int:
     wanted = bits(whole)
     print(f"{options.method} {options.dtype}, {options.steps} steps, {seconds:.1f} s, seed {options.seed}\n")
     print(SHOWN.format("#", "aimed at", "killed at", "saved", "left behind", "after resuming"))
-    draw, failures = random.Random(options.seed), 0
-    for number in range(options.instants + options.aimed):
-        folder = scratch / f"run-{number}"
-        aimed = number >= options.instants
-        instant = draw.uniform(0.0, seconds)
+    draw, failures, number = random.Random(options.seed), 0, 0
+    while number < options.instants + options.aimed:
+        folder, aim = scratch / f"run-{number}", draw.randrange(1, options.steps) * (number >= options.instants)
         child, began = _fork(options, folder, resume=False), time.monotonic()
-        killed = _kill(child, (lambda at=folder: _is_writing(at)) if aimed else None, instant)
+        killed = _kill(child, folder, 0.0 if aim else draw.uniform(0.0, seconds), aim)
+        if not killed:  # it was done before: no instant of a run
+            shutil.rmtree(folder)
+            continue
+        number += 1
         left, saved = _left_behind(folder), _newest(folder)
         code = _wait(_fork(options, folder, resume=True))
         found = bits(folder) if not code else {}
         differing = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
         failures += bool(differing)
         verdict = f"exit code {code}" if code else f"differs: {', '.join(differing[:3])}" if differing else "equal"
-        at = f"{killed - began:.2f} s" if killed else "too late"
-        print(SHOWN.format(number + 1, "checkpoint" if aimed else "anything", at, saved, left, verdict), flush=True)
+        aimed = "checkpoint" if aim else "anything"
+        print(SHOWN.format(number, aimed, f"{killed - began:.2f} s", saved, left, verdict), flush=True)
     return failures
 
 
@@ -142,19 +143,21 @@ def _wait(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def _kill(child: int, moment: Callable[[], bool] | None, instant: float) -> float:
-    """Kill a process at an instant, or at the first moment after it; return when, or 0 where it was done before."""
+def _kill(child: int, folder: Path, instant: float, aim: int) -> float:
+    """Kill a run at an instant, or while it writes the checkpoint of a step (or one after it).
+
+    Returns:
+        When, or 0 where it was done before.
+    """
     time.sleep(instant)
-    while (
-        moment is not None and not moment() and os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None
-    ):
+    while aim and not _is_writing(folder, aim) and os.waitid(os.P_PID, child, _LOOK) is None:
         time.sleep(0)
     os.kill(child, signal.SIGKILL)  # a process that is done stays as a zombie until it is waited for
     return time.monotonic() if _wait(child) == -signal.SIGKILL else 0.0
 
 
-def _is_writing(folder: Path) -> bool:
-    return any(folder.glob("checkpoints/.writing-*/parameters.safetensors"))
+def _is_writing(folder: Path, step: int) -> bool:
+    return any(int(path.name.split("-")[1]) >= step for path in folder.glob("checkpoints/.writing-*"))
 
 
 def _newest(folder: Path) -> str:

@@ -18,7 +18,7 @@ from luthier.cli import main
 CLOCK = {"seconds", "tokens_per_second"}  # keys of metrics.jsonl that no two runs share
 
 
-def tree(model: Path, rows: Path, output_dir: Path, **sections: Any) -> dict[str, Any]:
+def tree(model: Path, rows: Path, output_dir: Path, /, **sections: Any) -> dict[str, Any]:
     """A recipe of four steps on the tiny model; keys of `sections` go over it, section by section."""
     small: dict[str, Any] = {
         "model": {"model_name_or_path": str(model), "dtype": "float32"},

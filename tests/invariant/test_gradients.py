@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One optimiser step has one gradient, however it is cut, packed, padded or recomputed.
 
-The rows have 3 to 40 tokens and 1 to 12 scored ones, so a mean of means would be far off: the last test shows by how much.
+The rows have 3 to 40 tokens and 1 to 12 scored ones, so a mean of means would be far off: the last test shows it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from luthier.core.types import Segment, Tree
+from luthier.engine.memory import recompute_layers
 from luthier.engine.step import accumulate
 from luthier.methods import full, lora
 from luthier.models import load_model
@@ -98,16 +99,19 @@ def test_order_within_a_step(trainable, dtype):
     assert difference(found, wanted) <= TOLERANCE[dtype]
 
 
-def test_packed_equals_transformers_padded_batch(trainable, dtype):
-    """Against transformers alone: its own attention on a padded batch, full logits, cross-entropy over the labels."""
+def test_packed_equals_transformers_padded_batch(trainable):
+    """Against transformers alone: its own attention on a padded batch, full logits, cross-entropy over the labels.
+
+    Also in float64 only to 1e-6: transformers' softmax and norms compute in float32 then.
+    """
     rows = trees()
     packed_loss, packed = gradients(trainable, [rows])
     alone_loss, alone = gradients(trainable, split(rows, 1))
     padded_loss, padded = padded_gradients(trainable, rows)
-    assert difference(packed, padded) <= TOLERANCE[dtype]
-    assert difference(alone, padded) <= TOLERANCE[dtype]
-    assert packed_loss == pytest.approx(padded_loss, abs=TOLERANCE[dtype])
-    assert alone_loss == pytest.approx(padded_loss, abs=TOLERANCE[dtype])
+    assert difference(packed, padded) <= 1e-6
+    assert difference(alone, padded) <= 1e-6
+    assert packed_loss == pytest.approx(padded_loss, abs=1e-6)
+    assert alone_loss == pytest.approx(padded_loss, abs=1e-6)
 
 
 def padded_gradients(trainable, rows):
@@ -136,7 +140,7 @@ def test_gradient_checkpointing(tiny_llama, method):
     trainable = make(tiny_llama, torch.float32, method)
     torch.manual_seed(1)
     loss, wanted = gradients(trainable, split(trees(), 4))
-    trainable.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    recompute_layers(trainable.model)
     torch.manual_seed(1)
     recomputed, found = gradients(trainable, split(trees(), 4))
     assert recomputed == loss
@@ -146,10 +150,10 @@ def test_gradient_checkpointing(tiny_llama, method):
 def test_layers_are_really_recomputed(tiny_llama):
     trainable = make(tiny_llama, torch.float32, "lora")
     calls = []
-    trainable.model.model.layers[0].mlp.register_forward_hook(lambda *_: calls.append(1))
+    trainable.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     gradients(trainable, [trees()])
     assert len(calls) == 1
-    trainable.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    recompute_layers(trainable.model)
     gradients(trainable, [trees()])
     assert len(calls) == 3
 

@@ -87,9 +87,18 @@ def fit_memory(
     if not model.supports_gradient_checkpointing:
         received = f"{type(model).__name__} cannot recompute its layers"
         raise RecipeError("train.gradient_checkpointing", received, "auto or false", "remove it")
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    recompute_layers(model)
     say(f"gradient checkpointing is on{why}")
     return True
+
+
+def recompute_layers(model: Any) -> None:
+    """Keep only each layer's input, and compute the layer again in the backward pass, with the same dropout."""
+    options = {"use_reentrant": False}  # the reentrant kind needs an input that has a gradient, which LoRA's has not
+    if hasattr(model, "activation_checkpointing_enable"):  # transformers 5.23 warns about the old name
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
 
 def need(trainable: Trainable, optim: Optim, tokens: int, layers: int) -> Need:
