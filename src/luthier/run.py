@@ -192,23 +192,27 @@ def load(run_or_model: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
         RunFailed: A run has no result yet.
     """
     path, device = Path(run_or_model).expanduser(), pick_device()
-    if (path / "recipe.yaml").exists():
-        results = [path / name for name in ("adapter", "model") if (path / name).is_dir()]
-        if not results:
-            raise RunFailed(str(path), "no result yet", "adapter/ or model/", "finish it with `luthier train --resume`")
-        path = results[0]
-    if not (path / "adapter_config.json").exists():
-        name = str(path) if path.exists() else str(run_or_model)
-        model = load_model(Model(model_name_or_path=name), pick_dtype("auto", device.type))
-        return model.to(device), load_tokenizer(name)
+    is_run = (path / "recipe.yaml").exists()
+    if is_run and not any((path / name).is_dir() for name in ("adapter", "model")):
+        raise RunFailed(str(path), "no result yet", "adapter/ or model/", "finish it with `luthier train --resume`")
+    if (path / "adapter_config.json").exists() or (is_run and (path / "adapter").is_dir()):
+        return _load_adapted(path, device)
+    asked = Model(model_name_or_path=str(run_or_model))
+    if is_run:  # in the numbers that it was trained in
+        place = {"model_name_or_path": str(path / "model"), "model_revision": None}
+        asked = load_recipe(path / "recipe.yaml").recipe.model.model_copy(update=place)
+    model = load_model(asked, pick_dtype(asked.dtype, device.type))
+    return model.to(device), load_tokenizer(asked.model_name_or_path, None, asked.trust_remote_code)
+
+
+def _load_adapted(path: Path, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     origin = find_origin(path)
     model = load_model(origin.model, pick_dtype(origin.model.dtype, device.type))
     load_adapter(model, origin.adapter)
     tokenizer = load_words(origin)
     if tokenizer is None:
-        raise ModelError(
-            f"adapter {path}", "no tokenizer, and none with its base", "tokenizer.json", "add it to the base"
-        )
+        where = f"adapter {origin.adapter}"
+        raise ModelError(where, "no tokenizer, and none with its base", "tokenizer.json", "add it to the base")
     return model.to(device), tokenizer
 
 

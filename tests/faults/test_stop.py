@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import subprocess
@@ -12,7 +13,8 @@ import pytest
 from tests.runs import bits, recipe_file, start, tree
 
 import luthier
-from luthier.engine import checkpoint
+from luthier.core.errors import Interrupted
+from luthier.engine import checkpoint, loop
 
 STEPS = 60
 
@@ -100,21 +102,45 @@ def test_before_training(recipe, tmp_path, sent):
     assert "Traceback" not in err
 
 
-def test_a_stop_at_the_last_step_is_none(recipe, monkeypatch, tmp_path):
+@pytest.fixture
+def signal_after(monkeypatch):
+    """Send this process a signal after a step."""
+
+    def after(step, number):
+        original = loop._one_step
+
+        def one_step(work, state):
+            original(work, state)
+            if state.progress.step == step:
+                os.kill(os.getpid(), number)
+
+        monkeypatch.setattr(loop, "_one_step", one_step)
+
+    return after
+
+
+def test_a_stop_at_the_last_step_is_none(recipe, signal_after):
     """Everything is done by then: the result is written and the exit code is 0."""
-    import os
-
-    from luthier.engine import loop
-
-    original = loop._one_step
-
-    def one_step(work, state):
-        original(work, state)
-        if state.progress.step == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(loop, "_one_step", one_step)
+    signal_after(3, signal.SIGINT)
     assert luthier.train(recipe("run", max_steps=3)).summary["steps"] == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_in_python(recipe, signal_after, tmp_path, number):
+    signal_after(2, number)
+    with pytest.raises(Interrupted, match=r"run: stopped after step 2 of 4, which is saved; go on with --resume"):
+        luthier.train(recipe("run", max_steps=4))
+    assert checkpoint.newest_whole(tmp_path / "run" / "checkpoints").name == "step-2"
+
+
+def test_an_ignored_signal_stays_ignored(recipe, signal_after):
+    """`nohup luthier train` outlives its terminal."""
+    signal_after(1, signal.SIGHUP)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert luthier.train(recipe("run", max_steps=2)).summary["steps"] == 2
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_handlers_are_put_back(recipe):

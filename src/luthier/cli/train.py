@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -65,4 +66,5 @@ def _show(found: dict[str, object], as_json: bool) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr)
+    with suppress(OSError):  # `2>&1 | head` or a closed terminal must not end hours of training
+        print(line, file=sys.stderr, flush=True)

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ctrl-C and SIGTERM: the first asks the loop to save and stop, the second stops at once."""
+"""Ctrl-C, SIGTERM and a closed terminal: the first asks the loop to save and stop, the second stops at once."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+from contextlib import suppress
 from typing import Any
 
 _STDERR = 2
+_NUMBERS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 
 
 class StopRequest:
-    """While it is open, SIGINT and SIGTERM set :attr:`asked`; a second one raises KeyboardInterrupt.
+    """While it is open, SIGINT, SIGTERM and SIGHUP set :attr:`asked`; a second one raises KeyboardInterrupt.
+
+    One that is ignored stays ignored: `nohup` and background jobs of scripts ask for that.
 
     Attributes:
         asked: Whether someone wants the run to stop.
@@ -24,8 +28,9 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._handle)
+            for number in _NUMBERS:
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -37,4 +42,5 @@ class StopRequest:
             raise KeyboardInterrupt
         self.asked = True
         # Not sys.stderr: the signal may arrive while Python is writing to it, which then refuses a second writer.
-        os.write(_STDERR, b"\nstopping after this step, which is then saved; once more to stop at once\n")
+        with suppress(OSError):  # the terminal may be gone
+            os.write(_STDERR, b"\nstopping after this step, which is then saved; once more to stop at once\n")

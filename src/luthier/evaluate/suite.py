@@ -57,16 +57,23 @@ class Evaluation:
         replies: In the items' order.
         score: The share of right ones.
         seconds: Wall-clock of generation.
+        batch_size: Items that were generated together: in bfloat16 a reply may turn on it (1 or 2 of 600 did).
     """
 
     suite: Suite
     replies: tuple[str, ...]
     score: Score
     seconds: float
+    batch_size: int
 
     def to_json(self) -> dict[str, Any]:
         """The entry of `summary.json` under `evaluation`."""
-        return {**self.score.to_json(), "digest": self.suite.digest, "seconds": self.seconds}
+        return {
+            **self.score.to_json(),
+            "digest": self.suite.digest,
+            "seconds": self.seconds,
+            "batch_size": self.batch_size,
+        }
 
     def write(self, path: Path) -> None:
         """Write predictions as JSONL: one line an item with question, reply, answer and verdict."""
@@ -171,6 +178,7 @@ def evaluate(
         replies=tuple(replies),
         score=score(replies, suite.items, ended),
         seconds=time.perf_counter() - begun,
+        batch_size=batch_size,
     )
 
 

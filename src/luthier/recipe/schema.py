@@ -103,7 +103,7 @@ class Optim(Section):
     learning_rate: Annotated[float, Field(gt=0.0)] = 2.0e-4
     """Peak learning rate."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    """Decoupled weight decay; biases and norms are left out."""
+    """Decoupled weight decay (added to the gradient for `sgd`); biases and norms are left out."""
     adam_beta1: Decay = 0.9
     """First moment's decay."""
     adam_beta2: Decay = 0.999

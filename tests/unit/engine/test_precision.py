@@ -27,7 +27,7 @@ def batches(steps=6, micro=3):
 
 
 def test_masters_equal_a_float32_optimiser_around_a_bfloat16_model():
-    """The reference keeps float32 weights, rounds them into a fresh copy each step, and adds gradients up in float32."""
+    """The reference keeps float32 weights, rounds them into its model, and adds gradients up in float32."""
     model = network(torch.bfloat16)
     masters = Masters(SimpleNamespace(parameters=lambda: dict(model.named_parameters())))
     optimizer = torch.optim.AdamW(masters.twins.values(), lr=1e-3, fused=True)
@@ -69,7 +69,7 @@ def test_small_updates_are_not_lost():
         optimizer.step()
         optimizer.zero_grad()
         masters.publish()
-    assert float(model.weight) == pytest.approx(1 - 1000 / 4096, abs=2**-8)
+    assert model.weight.item() == pytest.approx(1 - 1000 / 4096, abs=2**-8)
 
 
 def test_float32_parameters_stand_for_themselves():
@@ -103,7 +103,8 @@ def test_the_switch_goes_back(monkeypatch, before):
             with routed_float32():
                 raise KeyboardInterrupt
 
-        pytest.raises(KeyboardInterrupt, stop)
+        with pytest.raises(KeyboardInterrupt):
+            stop()
         assert matmul.fp32_precision == started
     finally:
         matmul.fp32_precision = original
