@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pretraining corpus (version 2): documents drawn without end from one seed.
 
 A document is a few statements of one or several sorts. Half of the documents begin with a space and a fifth put each

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ten instruction categories and how items are drawn from them.
 
 A category is one function from a `random.Random` to an `Item`. The item's `key` names what must not be shared between

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One instruction with its reply, and the split that it belongs to."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Instruction categories that are answered from what the base knows: words, facts, sums, Python.
 
 Each function takes a `random.Random` and returns one item. Nothing is worded like the pretraining corpus.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Make everything that is shipped as the embedded model: tokenizer, weights and instruction sets.
 
 Run from anywhere: `python embedded/make.py [--size small|tiny|all] [--tokens N] [--only sets|tokenizer|models]`. The

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pretrain one embedded model: a transformers Llama, AdamW, packed documents that do not see each other, one stage.
 
 Shapes: B rows, L tokens a row, V vocabulary. A step is always 1024 tokens: three steps of 8 x 128, then one of 4 x 256,

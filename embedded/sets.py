@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Write the instruction sets: which rows of which category go into which JSON Lines file."""
 
 from __future__ import annotations

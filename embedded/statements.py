@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Single statements of the pretraining corpus: one fact or one sum in one of several paraphrases.
 
 Every function takes a `random.Random` and returns one short text without a line break. The quiz lines ask the same

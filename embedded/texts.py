@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Short texts of the pretraining corpus: people, events, reviews, present sentences, copying, greetings.
 
 What these teach is reading and copying, not facts: the names and places are drawn afresh for every text, so the only

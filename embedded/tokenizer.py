@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The embedded tokenizer: byte-level BPE, 1280 entries, single digits, three specials and a chat template."""
 
 from __future__ import annotations

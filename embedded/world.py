@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The micro-world: every fact that the embedded model is taught, as compact tables.
 
 All tables are plain data. A table row is written `key:value[:value...]`, rows are separated by `;` or by spaces; the

@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 the run failed, 2 the input is wrong, 130 interrupted (can
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
