@@ -32,6 +32,7 @@ from luthier.export.origin import find_origin
 from luthier.models import load_model, load_tokenizer
 from luthier.models.fuse import fuse
 from luthier.models.probe import prove_forest
+from luthier.models.threads import fitting_threads
 from luthier.recipe import Model, Recipe, Resolved, entry_config, load_recipe
 
 if TYPE_CHECKING:
@@ -131,7 +132,9 @@ def train(
                 callbacks=watchers,
                 say=say,
             )
-            progress = fit(work, resume=resume)
+            with fitting_threads(model) as threads:
+                say(f"{threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else str(device))
+                progress = fit(work, resume=resume)
         summary = summarise(resolved, progress, trainable)
 
         def save(writing: Path) -> None:

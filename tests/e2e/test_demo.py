@@ -41,7 +41,7 @@ def test_the_demo_shows_table_conclusion_and_replies(demo):
     for variant in ("base", "lora-r16", "lora-r64", "rslora-r16", "rslora-r64", "full"):
         assert variant in out
     assert "At the same alpha (16) and learning rate (0.001), " in out
-    assert "A learning rate tuned for each method shrinks the gap" in out
+    assert "the gap between LoRA and rsLoRA shrank once the learning rate was tuned for each method" in out
     assert "One seed (0) was used" in out
     assert "before training and by" in out
     assert "items: 20 of embedded-first-20" in out

@@ -19,7 +19,7 @@ def console() -> Console:
     from rich.console import Console
 
     out = Console(highlight=False, soft_wrap=False)
-    return out if out.is_terminal else Console(highlight=False, width=140)
+    return out if out.is_terminal else Console(highlight=False, width=160)
 
 
 def show_study(out: Console, result: StudyResult, sentences: Sequence[str]) -> None:
@@ -30,10 +30,12 @@ def show_study(out: Console, result: StudyResult, sentences: Sequence[str]) -> N
 
     names = headers(result)
     table = Table(title=result.design.study.title, title_justify="left", header_style="bold")
+    lines = [cells(result, row) for row in result.rows()]
+    first = lines[-1]  # scores and differences keep to one line
     for number, name in enumerate(names):
-        table.add_column(name, justify="left" if number == 0 else "right")
-    for row in result.rows():
-        table.add_row(*cells(result, row))
+        table.add_column(name, justify="left" if number == 0 else "right", no_wrap="±" in first[number] or number == 0)
+    for line in lines:
+        table.add_row(*line)
     out.print(table)
     for number, line in enumerate(sentences):
         out.print(line, style="bold" if number == 0 else "", markup=False)

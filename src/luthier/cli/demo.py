@@ -3,7 +3,7 @@
 
 Words of the form key=value override the study: `luthier demo base.train.max_steps=20 --items 100` is a quick look.
 A second call uses the runs that are there; --overwrite does them again. --full measures ranks, learning rates and
-amounts of data over several seeds; it takes several times as long.
+amounts of data over several seeds in 51 runs; it takes about ten times as long.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from luthier.core.errors import DataError, ModelError, UserError
 from luthier.models.backbone import learned_positions, serving
+from luthier.models.threads import fitting_threads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,7 +67,7 @@ def generate(  # noqa: PLR0913 - the usual names, keyword only
     replies = [""] * len(prompts)
     # Longest first: padding stays small, and what does not fit into memory fails at once.
     order = sorted(range(len(prompts)), key=lambda number: -len(encoded[number]))
-    with serving(model):
+    with serving(model), fitting_threads(model):
         for first in range(0, len(order), batch_size):
             numbers = order[first : first + batch_size]
             draw = None

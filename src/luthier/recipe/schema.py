@@ -148,7 +148,7 @@ class Train(Section):
     gradient_checkpointing: Literal["auto"] | bool = "auto"
     """Recompute activations in the backward pass; `auto`: only where they would not fit into memory."""
     torch_compile: bool = False
-    """Compile the decoder layers. Pays on a GPU, and on a CPU only in long runs."""
+    """Compile the decoder layers: 1.1 to 1.2 times as fast on a CPU, after a minute or more at the first step."""
     logging_steps: Positive = 1
     """A line in metrics.jsonl every so many steps; its loss is the mean since the line before."""
     eval_steps: NonNegative = 0

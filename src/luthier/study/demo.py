@@ -158,7 +158,7 @@ def _words(folder: Path | None, seeds: list[int] | None, items: int | None) -> l
 
 def _said(name: str, result: StudyResult) -> list[str]:
     if name == "rank":
-        return [rank_curve(result), *methods(result)]
+        return [rank_curve(result), *methods(result, tuned_where="the part on learning rates")]
     if name == "rate":
         return [rate_sweep(result, chosen_on=list(result.suites)[-1])]
     return [data_curve(result)]
@@ -166,12 +166,12 @@ def _said(name: str, result: StudyResult) -> list[str]:
 
 def _write_all(folder: Path, parts: list[Part]) -> None:
     """One report over all parts; the pictures stand in their folders."""
-    text = ["# LoRA, rsLoRA and full fine-tuning of the built-in model", machine_line(parts[0].result) + "."]
+    text = ["# LoRA, rsLoRA and full fine-tuning of the built-in model"]
     for part in parts:
         title = part.result.design.study.title
         picture = f"![{title}]({part.name}/picture.svg)"
         text += [f"## {title}", *part.conclusion, picture, table(part.result), list_of(captions(part.result))]
-        text.append(f"More: [{part.name}/report.md]({part.name}/report.md).")
+        text.append(f"{machine_line(part.result)}. More: [{part.name}/report.md]({part.name}/report.md).")
     write_whole(folder / "report.md", "\n\n".join(text) + "\n")
     write_whole(folder / "results.json", json.dumps([to_json(part) for part in parts], indent=2, ensure_ascii=False))
 

@@ -11,7 +11,7 @@ import pytest
 from luthier.study.conclude import data_curve, methods, rank_curve, rate_sweep, sentence
 
 CONDITION = "At the same alpha (16) and learning rate (0.001), "
-LIMITS = "A learning rate tuned for each method shrinks the gap between LoRA and rsLoRA"
+LIMITS = "the gap between LoRA and rsLoRA shrank once the learning rate was tuned for each method"
 
 
 def first(result) -> str:
@@ -43,13 +43,15 @@ def test_rslora_against_lora(made_up, r16, r64, said):
 @pytest.mark.parametrize(
     ("full", "said"),
     [
-        (0.9, "full fine-tuning scored better than the best adapter, rsLoRA r=64 (+0.300"),
-        (0.3, "full fine-tuning scored worse than the best adapter, rsLoRA r=64 (-0.300"),
-        (0.6, "no difference between full fine-tuning and the best adapter (rsLoRA r=64) was seen (+0.000"),
+        (0.9, "full fine-tuning scored better than the best of 4 adapters, rsLoRA r=64 (+0.300"),
+        (0.3, "full fine-tuning scored worse than the best of 4 adapters, rsLoRA r=64 (-0.300"),
+        (0.6, "no difference between full fine-tuning and the best of 4 adapters, rsLoRA r=64 was seen (+0.000"),
     ],
 )
 def test_full_against_the_best_adapter(made_up, full, said):
-    assert said in first(made_up(shares(0.1, 0.2, full)))
+    line = first(made_up(shares(0.1, 0.2, full)))
+    assert said in line
+    assert "picked on these same items, which flatters it" in line
 
 
 def test_failed_runs_are_left_out_and_counted(made_up):
@@ -138,7 +140,7 @@ def test_rates_are_chosen_on_one_set_and_reported_on_another(made_up):
     )
     assert "full 0.700 ± 0.023 (at 0.001)" in said
     assert (
-        "shrinks: +0.400 ± 0.025 at the same rate of 0.0003, +0.000 ± 0.000 when each is tuned, no difference seen"
+        "shrinks: +0.300 ± 0.023 at the same rate of 0.001, +0.000 ± 0.000 when each is tuned, no difference seen"
         in said
     )
 
@@ -156,3 +158,15 @@ def test_data_curve(made_up):
     assert said.startswith("From 100 to 4000 examples in the same number of steps: more examples helped (+0.300")
     assert said.endswith("while the training loss went from 0.600 to 0.300.")
     assert "Not controlled" in result.controlled()
+
+
+def test_the_reference_of_the_gap_is_the_rate_of_the_base_not_the_widest(made_up):
+    scores = {"lora": [0.0, 0.5, 0.6], "rslora": [0.9, 0.6, 0.6]}
+    said = rate_sweep(sweep(made_up, scores, {"lora": [0.1, 0.2, 0.3], "rslora": [0.1, 0.2, 0.3]}), "dev")
+    assert "+0.100 ± 0.015 at the same rate of 0.001" in said
+    assert "0.900" not in said
+
+
+def test_a_part_that_measures_it_does_not_point_elsewhere(made_up):
+    said = methods(made_up(shares(0.1, 0.2, 0.5)), tuned_where="the part on learning rates")[-1]
+    assert said.endswith("(the part on learning rates measures it).")
