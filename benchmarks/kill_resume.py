@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-CLOCK = {"seconds", "tokens_per_second"}
+CLOCK = {"seconds", "cpu_seconds", "tokens_per_second"}
 _LOOK = os.WEXITED | os.WNOWAIT | os.WNOHANG
 SHOWN = "{:>3}  {:<10}  {:>9}  {:>9}  {:<22}  {}"
 

@@ -15,7 +15,7 @@ import pytest
 import luthier
 from luthier.cli import main
 
-CLOCK = {"seconds", "tokens_per_second"}  # keys of metrics.jsonl that no two runs share
+CLOCK = {"seconds", "cpu_seconds", "tokens_per_second"}  # keys of metrics.jsonl that no two runs share
 
 
 def tree(model: Path, rows: Path, output_dir: Path, /, **sections: Any) -> dict[str, Any]:

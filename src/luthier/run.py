@@ -135,7 +135,7 @@ def train(
             with fitting_threads(model) as threads:
                 say(f"{threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else str(device))
                 progress = fit(work, resume=resume)
-        summary = summarise(resolved, progress, trainable)
+                summary = summarise(resolved, progress, trainable)
 
         def save(writing: Path) -> None:
             trainable.save(writing)

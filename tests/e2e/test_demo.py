@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+from luthier.cli import main
+
 pytestmark = pytest.mark.e2e
 
 
@@ -29,6 +31,20 @@ def luthier(*words: str, cwd, code: int = 0) -> subprocess.CompletedProcess[str]
     return done
 
 
+@pytest.fixture
+def inside(capsys, monkeypatch):
+    """The same without a process of its own: five seconds less."""
+
+    def run(*words: str, cwd, code: int = 0):
+        monkeypatch.chdir(cwd)
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert (stop.value.code or 0) == code
+        return capsys.readouterr()
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
@@ -40,7 +56,7 @@ def test_the_demo_shows_table_conclusion_and_replies(demo):
     out = " ".join(done.stdout.split())
     for variant in ("base", "lora-r16", "lora-r64", "rslora-r16", "rslora-r64", "full"):
         assert variant in out
-    assert "At the same alpha (16) and learning rate (0.001), " in out
+    assert "At the same alpha (16) and learning rate (0.001), with one seed, " in out
     assert "the gap between LoRA and rsLoRA shrank once the learning rate was tuned for each method" in out
     assert "One seed (0) was used" in out
     assert "before training and by" in out
@@ -60,16 +76,16 @@ def test_the_demo_writes_table_and_picture(demo):
     assert len({run["tokens"] for run in runs[1:]}) == 1
 
 
-def test_a_second_demo_uses_what_is_there(demo):
-    done = luthier("demo", "base.train.max_steps=3", "--items", "20", "--json", cwd=demo[0])
-    tree = json.loads(done.stdout)
+def test_a_second_demo_uses_what_is_there(demo, inside):
+    done = inside("demo", "base.train.max_steps=3", "--items", "20", "--json", cwd=demo[0])
+    tree = json.loads(done.out)
     assert tree["controlled"].startswith("Controlled")
     assert len(tree["rows"]["embedded-first-20"]) == 6
     assert tree["conclusion"][0].startswith("At the same alpha (16)")
-    assert done.stderr.count("(was done already)") == 6
+    assert done.err.count("(was done already)") == 6
 
 
-def test_compare_runs_a_study_file(tmp_path, tiny_llama, alpaca_file):
+def test_compare_runs_a_study_file(tmp_path, tiny_llama, alpaca_file, inside):
     suite = tmp_path / "mine.jsonl"
     suite.write_text('{"prompt": "1+1?", "answer": "2"}\n{"prompt": "Hi", "answer": "Hello"}\n', encoding="utf-8")
     study = {
@@ -86,13 +102,13 @@ def test_compare_runs_a_study_file(tmp_path, tiny_llama, alpaca_file):
     tree = json.loads(luthier("compare", "study.yaml", "seeds=[3]", "--json", cwd=tmp_path).stdout)
     assert [(run["variant"], run["seed"]) for run in tree["runs"]] == [("base", None), ("r4", 3), ("r8", 3)]
     assert (tmp_path / "out" / "picture.svg").is_file()
-    wrong = luthier("compare", "study.yaml", "varaints.r4=1", cwd=tmp_path, code=2)
-    assert "did you mean 'variants'" in wrong.stderr
-    run = luthier("evaluate", "out/runs/r4/seed-3", "--suite", "mine.jsonl", "--output", "said", "--json", cwd=tmp_path)
-    assert json.loads(run.stdout)["evaluation"]["mine"]["items"] == 2
+    wrong = inside("compare", "study.yaml", "varaints.r4=1", cwd=tmp_path, code=2)
+    assert "did you mean 'variants'" in wrong.err
+    run = inside("evaluate", "out/runs/r4/seed-3", "--suite", "mine.jsonl", "--output", "said", "--json", cwd=tmp_path)
+    assert json.loads(run.out)["evaluation"]["mine"]["items"] == 2
     assert len((tmp_path / "said" / "predictions-mine.jsonl").read_text("utf-8").splitlines()) == 2
 
 
-def test_evaluate_names_the_suites_that_there_are(tmp_path):
-    wrong = luthier("evaluate", "embedded", "--suite", "embeded", cwd=tmp_path, code=2)
-    assert "did you mean 'embedded'" in wrong.stderr
+def test_evaluate_names_the_suites_that_there_are(tmp_path, inside):
+    wrong = inside("evaluate", "embedded", "--suite", "embeded", cwd=tmp_path, code=2)
+    assert "did you mean 'embedded'" in wrong.err

@@ -147,20 +147,18 @@ def test_a_broken_newest_checkpoint(recipes, made, stopped, file, how):
 
 def test_a_broken_checkpoint_pushes_no_whole_one_out(recipes, stopped):
     (stopped / "checkpoints" / "step-4" / "state.json").unlink()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "save_checkpoint", _save_and_stop(checkpoint.save_checkpoint))
-        with pytest.raises(Stopped):
-            resume(recipes(stopped, save_steps=1, save_total_limit=1))
-    assert {path.name for path in (stopped / "checkpoints").iterdir()} == {"step-2", "step-3", "step-4"}
-    assert checkpoint.newest_whole(stopped / "checkpoints").name == "step-3"
+    prune = checkpoint.prune
 
-
-def _save_and_stop(save):
-    def saved(*given):
-        save(*given)
+    def prune_and_stop(*given):
+        prune(*given)
         raise Stopped
 
-    return saved
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "prune", prune_and_stop)
+        with pytest.raises(Stopped):
+            resume(recipes(stopped, save_steps=1, save_total_limit=1))
+    assert {path.name for path in (stopped / "checkpoints").iterdir()} == {"step-3", "step-4"}
+    assert checkpoint.newest_whole(stopped / "checkpoints").name == "step-3"
 
 
 def test_no_whole_checkpoint_is_not_a_new_beginning(recipes, stopped):

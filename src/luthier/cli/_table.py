@@ -30,17 +30,17 @@ def show_study(out: Console, result: StudyResult, sentences: Sequence[str]) -> N
 
     names = headers(result)
     table = Table(title=result.design.study.title, title_justify="left", header_style="bold")
-    lines = [cells(result, row) for row in result.rows()]
+    lines = [cells(result, found) for found in result.rows()]
     first = lines[-1]  # scores and differences keep to one line
     for number, name in enumerate(names):
         table.add_column(name, justify="left" if number == 0 else "right", no_wrap="±" in first[number] or number == 0)
-    for line in lines:
-        table.add_row(*line)
+    for row in lines:
+        table.add_row(*row)
     out.print(table)
-    for number, line in enumerate(sentences):
-        out.print(line, style="bold" if number == 0 else "", markup=False)
-    for line in captions(result):
-        out.print(f"- {line}", style="dim", markup=False)
+    for number, sentence in enumerate(sentences):
+        out.print(sentence, style="bold" if number == 0 else "", markup=False)
+    for caption in captions(result):
+        out.print(f"- {caption}", style="dim", markup=False)
     for run in result.failed:
         out.print(f"failed: {run.variant}, seed {run.seed}: {run.error}", style="red", markup=False)
     out.print(machine_line(result), style="dim", markup=False)

@@ -210,6 +210,7 @@ def _log(work: Work, state: _State, norm: float, rate: float) -> None:
         "scored_tokens": progress.scored_tokens,
         "tokens_per_second": interval.tokens / max(interval.seconds, 1e-9),
         "seconds": progress.seconds,
+        "cpu_seconds": progress.cpu_seconds,
     }
     metrics.append(work.folder, record)
     state.watchers.tell("on_log", record)

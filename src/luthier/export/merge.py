@@ -123,7 +123,7 @@ def load_base(origin: Origin, dtype: Dtype = "auto") -> tuple[PreTrainedModel, t
     Raises:
         ModelError: It cannot be loaded.
     """
-    model = load_model(origin.model, "auto", attention="eager")
+    model = load_model(origin.model, "auto", attention="eager")  # type: ignore[arg-type]
     written = model.dtype if dtype == "auto" else DTYPES[dtype]
     wide = written.itemsize >= torch.float32.itemsize or model.num_parameters() <= FLOAT32_UP_TO
     model.to(torch.promote_types(written, torch.float32) if wide else written)

@@ -43,12 +43,18 @@ def methods(result: StudyResult, tuned_where: str = "`luthier demo --full`") -> 
     """
     known = [role for role in roles(result.design).values() if not math.isnan(result.score(role.variant).value)]
     parts = [*_scaling(result, known), *_full(result, known)]
-    said = condition(result.design)
-    said = said[:1].upper() + said[1:]
+    said = _under(result)
     first = f"{said}, {'; '.join(parts)}." if parts else f"{said}, nothing can be compared: too few runs finished."
     if result.failed:
         first += f" {len(result.failed)} of {len(result.runs)} runs failed and are left out."
     return [line for line in (first, _cost(result, known), _limits(result, tuned_where)) if line]
+
+
+def _under(result: StudyResult) -> str:
+    """The condition, to begin a sentence with."""
+    seeds = len(result.design.study.seeds)
+    said = ", ".join(filter(None, (condition(result.design), "with one seed" if seeds == 1 else f"over {seeds} seeds")))
+    return said[:1].upper() + said[1:]
 
 
 def _scaling(result: StudyResult, known: list[Role]) -> list[str]:
@@ -147,7 +153,7 @@ def rank_curve(result: StudyResult) -> str:
             word = _word(difference, "gained", "lost")
             word = "showed no difference" if word == "no difference seen" else word
             parts.append(f"{method} {word} from r={low.r} to r={high.r} ({estimate(difference, '+')})")
-    return f"{condition(result.design).capitalize()}, {' and '.join(parts)}." if parts else ""
+    return f"{_under(result)}, {' and '.join(parts)}." if parts else ""
 
 
 def rate_sweep(result: StudyResult, chosen_on: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from luthier.study.conclude import data_curve, methods, rank_curve, rate_sweep, sentence
 
-CONDITION = "At the same alpha (16) and learning rate (0.001), "
+CONDITION = "At the same alpha (16) and learning rate (0.001), with one seed, "
 LIMITS = "the gap between LoRA and rsLoRA shrank once the learning rate was tuned for each method"
 
 
@@ -89,9 +89,11 @@ def test_the_condition_is_that_of_the_recipes(made_up):
     variants = {"lora-r16": {}, "full": {"method": "full", "optim.learning_rate": 1e-4}}
     lines = methods(made_up({"lora-r16": 0.4, "full": 0.6}, variants=variants, axis=None))
     assert lines[0].startswith(
-        "At the same alpha (16) but with another learning rate for each variant, full fine-tuning"
+        "At the same alpha (16) but with another learning rate for each variant, with one seed, full"
     )
-    assert "3 seeds were used" in methods(made_up(shares(0.1, 0.2, 0.5), seeds=[0, 1, 2]))[-1]
+    several = methods(made_up(shares(0.1, 0.2, 0.5), seeds=[0, 1, 2]))
+    assert several[0].startswith("At the same alpha (16) and learning rate (0.001), over 3 seeds, rsLoRA")
+    assert "3 seeds were used" in several[-1]
 
 
 def test_any_study_has_a_sentence(made_up):

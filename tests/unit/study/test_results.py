@@ -138,3 +138,10 @@ def test_variants_at_one_spot_get_a_line_each(made_up):
     shown = made_up({}, variants={"a": {}, "b": {"optim.learning_rate": 0.1}}).to_json()["picture"]
     assert shown["x_label"] == ""
     assert shown["title"] == "Made up, at the same alpha (16) but with another learning rate for each variant"
+
+
+def test_verdicts_of_one_seed_are_marked(made_up):
+    one, three = made_up(SHARES), made_up({"full": 0.9}, seeds=[0, 1, 2])
+    assert "| better (1 seed) |" in table(one)
+    assert "| worse |" in table(one)  # the model before training has no seed
+    assert "(1 seed)" not in table(three)
