@@ -11,6 +11,7 @@ import torch
 from tests.runs import Command, bits, metrics, recipe_file, tree
 
 import luthier
+from luthier.engine.callbacks import Callback, progress
 from luthier.recipe import Data, Model, Optim, Recipe, Train
 
 
@@ -78,3 +79,21 @@ def test_watching_changes_nothing(recipe, alpaca_file, method, change):
     found, wanted = bits(watched), bits(plain)
     found["metrics"] = [line for line in metrics(watched) if "eval_loss" not in line]
     assert found == wanted
+
+
+class Drawing(Callback):
+    """As a tracker may: it draws a random name for the run, from every generator there is."""
+
+    def on_start(self, folder, recipe, total_steps, step):
+        self.drawn = torch.rand(5), np.random.rand(5), random.random()
+
+
+@pytest.mark.parametrize("method", [{"name": "lora", "r": 4, "lora_dropout": 0.5}], indirect=True, ids=["dropout"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_callback_that_draws_changes_nothing(recipe, resume, monkeypatch):
+    plain = luthier.train(recipe("plain")).folder
+    drawing = Drawing()
+    monkeypatch.setattr(progress, "make", lambda folder: drawing)
+    watched = luthier.train(recipe("watched"), callbacks=["progress"], resume=resume).folder
+    assert drawing.drawn
+    assert bits(watched) == bits(plain)

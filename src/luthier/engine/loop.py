@@ -124,14 +124,14 @@ def fit(work: Work, *, resume: bool = False) -> Progress:
     """
     masters = Masters(work.trainable)
     optimizer = build_optimizer(work.recipe.optim, work.trainable, masters.twins)
+    random = checkpoint.random_state()
     checkpoint.sweep(work.checkpoints)
-    progress, random = _restore(work, masters, optimizer) if resume else (Progress(), None)
+    progress, random = _restore(work, masters, optimizer, random) if resume else (Progress(), random)
     metrics.cut(work.folder, progress.step)
     state = _State(masters=masters, optimizer=optimizer, progress=progress, watchers=Watchers(work.callbacks, work.say))
     state.watchers.tell("on_start", work.folder, work.recipe.model_dump(mode="json"), work.total_steps, progress.step)
     work.trainable.model.train()
-    if random is not None:
-        checkpoint.set_random_state(random)  # last of all: whatever was made before may have drawn
+    checkpoint.set_random_state(random)  # last of all: trackers and whatever else was made before may have drawn
     try:
         with StopRequest() as stop:
             while progress.step < work.total_steps and not progress.ended:
@@ -150,12 +150,14 @@ def fit(work: Work, *, resume: bool = False) -> Progress:
     return progress
 
 
-def _restore(work: Work, masters: Masters, optimizer: torch.optim.Optimizer) -> tuple[Progress, dict[str, str] | None]:
-    """Put the newest whole checkpoint back; say what it is, or that there is none."""
+def _restore(
+    work: Work, masters: Masters, optimizer: torch.optim.Optimizer, random: dict[str, str]
+) -> tuple[Progress, dict[str, str]]:
+    """Put the newest whole checkpoint back and say what it is; where there is none, begin with `random`."""
     found = checkpoint.newest_whole(work.checkpoints, work.say)
     if found is None:
         work.say(f"{work.folder}: no checkpoint yet; training starts from the beginning")
-        return Progress(), None
+        return Progress(), random
     saved = checkpoint.load_checkpoint(found, masters.twins, optimizer)
     masters.publish()
     progress = Progress(**saved.progress | {"interval": metrics.Interval(**saved.progress["interval"])})
