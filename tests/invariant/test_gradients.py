@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from luthier.core.types import Segment, Tree
-from luthier.engine.memory import recompute_layers
 from luthier.engine.step import accumulate
 from luthier.methods import full, lora
 from luthier.models import load_model
+from luthier.models.backbone import recompute_layers
 from luthier.objectives import sft
 from luthier.recipe import Model
 

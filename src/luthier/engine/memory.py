@@ -20,6 +20,7 @@ from luthier.engine.regional import decoder_layers
 from luthier.kernels.forest import plant
 from luthier.kernels.logprob import CHUNK_ELEMENTS, MIN_ROWS
 from luthier.models import scored_logprobs
+from luthier.models.backbone import recompute_layers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,15 +91,6 @@ def fit_memory(
     recompute_layers(model)
     say(f"gradient checkpointing is on{why}")
     return True
-
-
-def recompute_layers(model: Any) -> None:
-    """Keep only each layer's input, and compute the layer again in the backward pass, with the same dropout."""
-    options = {"use_reentrant": False}  # the reentrant kind needs an input that has a gradient, which LoRA's has not
-    if hasattr(model, "activation_checkpointing_enable"):  # transformers 5.23 warns about the old name
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
-    else:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
 
 def need(trainable: Trainable, optim: Optim, tokens: int, layers: int) -> Need:

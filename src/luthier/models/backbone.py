@@ -146,13 +146,13 @@ def own_attention(model: PreTrainedModel) -> str:
 
 
 def recompute_layers(model: PreTrainedModel, on: bool = True) -> None:
-    """Keep only each layer's input for the backward pass and run the layer again there, or stop doing so.
+    """Keep only each layer's input and run the layer again in the backward pass, with the same dropout, or stop that.
 
     transformers renamed the switches after 5.17 and warns about the old names.
     """
     if on:
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+        enable({"use_reentrant": False})  # the reentrant kind needs an input that has a gradient; LoRA's has none
     else:
         disable = getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable
         disable()
