@@ -241,7 +241,7 @@ def _build(recipe: Recipe, say: Say) -> tuple[PreTrainedModel, Trainable]:
     """Load the base, prove that it runs forests, apply the method."""
     device = pick_device()
     dtype = pick_dtype(recipe.model.dtype, device.type)
-    model = load_model(recipe.model, dtype).to(device)
+    model = load_model(recipe.model, dtype, say=say).to(device)
     fuse(model)
     error = prove_forest(model, recipe.model.model_name_or_path)
     kind = f"{type(model).__name__} on {device} in {str(dtype).removeprefix('torch.')}"

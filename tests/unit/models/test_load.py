@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.runs import tree
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from luthier.core.errors import ModelError
@@ -21,6 +22,7 @@ from luthier.models import load_model, load_tokenizer, locate, scored_logprobs
 from luthier.models.load import load_config
 from luthier.models.probe import probe_forest
 from luthier.recipe import Model
+from luthier.run import preview
 
 
 def load(folder: Path | str, **words: Any) -> Any:
@@ -181,6 +183,13 @@ def test_weights_without_a_place_are_named(folder: Path, caplog: pytest.LogCaptu
     with caplog.at_level(logging.WARNING, "luthier.models"):
         load(folder)
     assert said[0] in caplog.messages
+
+
+def test_a_run_says_it(folder: Path, alpaca_file: Path, tmp_path: Path) -> None:
+    _reweigh(folder, lambda tensors: tensors.update({"model.layers.7.extra.weight": torch.zeros(2)}))
+    said: list[str] = []
+    preview(tree(folder, alpaca_file, tmp_path / "run"), say=said.append)
+    assert [line for line in said if "that the model has no place for" in line]
 
 
 def test_code_that_is_not_needed_is_not_run(folder: Path) -> None:
