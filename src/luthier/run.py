@@ -118,7 +118,8 @@ def train(
             if not resume or not (folder / "recipe.yaml").exists():
                 run_folder.clear(folder)
             run_folder.write_text(folder / "recipe.yaml", resolved.to_yaml())
-            run_folder.write_json(folder / "ledger.json", rows.train.ledger.to_json())
+            ledgers = [prepared.ledger for prepared in (rows.train, rows.held_out) if prepared]
+            run_folder.write_json(folder / "ledger.json", {ledger.which: ledger.to_json() for ledger in ledgers})
             machine.reset_peak()
             work = Work(
                 recipe=recipe,
@@ -265,9 +266,8 @@ def _apply(recipe: Recipe, model: PreTrainedModel) -> Trainable:
 
 
 def _bind(recipe: Recipe) -> Objective:
-    objective: Objective = registry.get("objectives", recipe.objective["name"]).bind(
-        entry_config("objective", recipe.objective)
-    )
+    module = registry.get("objectives", recipe.objective["name"])
+    objective: Objective = module.bind(entry_config("objective", recipe.objective))
     return objective
 
 

@@ -118,6 +118,8 @@ def test_what_a_run_leaves(recipe, alpaca_file, tmp_path):
         "recipe.yaml", "metrics.jsonl", "ledger.json", "summary.json", "checkpoints", "model",
     }  # fmt: skip
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"step-4", "step-6"}
+    ledgers = json.loads((folder / "ledger.json").read_text())
+    assert {name: found["total"]["read"] for name, found in ledgers.items()} == {"train": 40, "eval": 8}
     lines = metrics(folder)
     assert [(line["step"], "loss" in line) for line in lines] == [
         (2, False), (4, True), (4, False), (6, True), (6, False),

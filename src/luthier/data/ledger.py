@@ -109,7 +109,7 @@ class Ledger:
     accounts: tuple[Account, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the ledger as it stands in ``ledger.json``."""
+        """Return the ledger as it stands in ``ledger.json``, below its ``which``."""
         keys = ("read", "kept", "truncated", "tokens", "scored_tokens", "cut_tokens")
         total = {key: sum(getattr(account, key) for account in self.accounts) for key in keys}
         total["refused"] = sum(account.refused_rows for account in self.accounts)
