@@ -32,6 +32,7 @@ from luthier.export.origin import find_origin
 from luthier.models import load_model, load_tokenizer
 from luthier.models.fuse import fuse
 from luthier.models.probe import prove_forest
+from luthier.models.save import save_words
 from luthier.models.threads import fitting_threads
 from luthier.recipe import Model, Recipe, Resolved, entry_config, load_recipe
 
@@ -140,7 +141,7 @@ def train(
 
         def save(writing: Path) -> None:
             trainable.save(writing)
-            rows.tokenizer.save_pretrained(writing)
+            save_words(rows.tokenizer, model, writing)
 
         run_folder.write_result(folder / trainable.folder, save)
         run_folder.write_json(folder / "summary.json", summary)

@@ -22,7 +22,7 @@ from luthier.export.held_out import held_out_rows, load_words
 from luthier.export.origin import find_origin
 from luthier.export.proof import Comparison
 from luthier.models.load import load_model
-from luthier.models.save import save_model
+from luthier.models.save import save_model, save_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -139,11 +139,11 @@ def vocabulary_of(model: PreTrainedModel) -> int:
 
 
 def _write(
-    model: torch.nn.Module, written: torch.dtype, tokenizer: PreTrainedTokenizerBase | None, folder: Path
+    model: PreTrainedModel, written: torch.dtype, tokenizer: PreTrainedTokenizerBase | None, folder: Path
 ) -> None:
     save_model(model.to("cpu", written), folder)
     if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
+        save_words(tokenizer, model, folder)
 
 
 def _read_again(folder: Path, written: torch.dtype) -> PreTrainedModel:

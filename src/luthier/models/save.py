@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model -> a transformers folder, also where its generation settings would stop transformers from writing it."""
+"""A model and its tokenizer -> a transformers folder whose generation settings are what was loaded and trained."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
+
+from luthier.models.generate import stop_ids
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:
@@ -31,3 +34,26 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
         model.save_pretrained(folder)
         model.generation_config = kept
         (folder / "generation_config.json").write_text(kept.to_json_string(), encoding="utf-8")
+
+
+def save_words(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, folder: Path) -> None:
+    """Write the tokenizer beside its model, and have plain transformers stop where `luthier generate` does.
+
+    A base that ends texts with `<|endoftext|>` and was trained on turns that end with `<|im_end|>` would talk on
+    behind them: what its generation_config.json lacks is added there. An adapter's folder has no such file.
+
+    Args:
+        tokenizer: With the chat template of the training.
+        model: As it was written to `folder`.
+        folder: Holds the model, or an adapter.
+    """
+    tokenizer.save_pretrained(folder)
+    file = folder / "generation_config.json"
+    if not file.exists():
+        return
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    told = settings.get("eos_token_id")
+    own = told if isinstance(told, list) else [told] * (told is not None)
+    if more := [token for token in stop_ids(model, tokenizer) if token not in own]:
+        settings["eos_token_id"] = [*own, *more] if own or len(more) > 1 else more[0]
+        file.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
