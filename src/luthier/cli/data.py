@@ -26,7 +26,7 @@ OPEN, CLOSE = "⟦", "⟧"  # rare in data, so that they are not mistaken for it
 def main(
     target: Annotated[str, typer.Argument(help="A data file, a folder, a hub name, or a YAML recipe.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value words.", metavar="[KEY=VALUE]...")] = None,
-    model: Annotated[str | None, typer.Option(help="Whose tokenizer and chat template. [default: embedded]")] = None,
+    model: Annotated[str | None, typer.Option(help="Whose tokenizer; it needs no weights. [default: embedded]")] = None,
     rows: Annotated[int, typer.Option(min=0, help="How many rows to show.")] = 3,
     evaluation: Annotated[bool, typer.Option("--eval", help="Look at data.eval instead of data.train.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
@@ -40,9 +40,9 @@ def main(
     start: Any = target if is_recipe else {"model": {"model_name_or_path": "embedded"}, "data": {"train": target}}
     chosen = [f"model.model_name_or_path={model}"] if model else []
     recipe = load_recipe(start, [*(overrides or ()), *chosen]).recipe
-    tokenizer = load_tokenizer(
-        recipe.model.model_name_or_path, recipe.model.model_revision, recipe.model.trust_remote_code
-    )
+    named = recipe.model
+    words = (named.model_name_or_path, named.model_revision, named.trust_remote_code)
+    tokenizer = load_tokenizer(*words, alone=True)
     # the ledger is worth most where too much was refused, so it is shown first and held to the tolerance afterwards
     lenient = recipe.data.model_copy(update={"refused_tolerance": 1.0})
     prepared = prepare(

@@ -85,16 +85,24 @@ def _check_folder(path: Path, weights: bool) -> None:
 
 
 def load_tokenizer(
-    name_or_path: str, revision: str | None = None, trust_remote_code: bool = False
+    name_or_path: str, revision: str | None = None, trust_remote_code: bool = False, *, alone: bool = False
 ) -> PreTrainedTokenizerBase:
     """Load the fast tokenizer of a model.
+
+    Args:
+        name_or_path: A folder, a hub name, or `embedded`.
+        revision: Hub revision.
+        trust_remote_code: Run code that comes with the tokenizer.
+        alone: Whether a folder may hold the tokenizer and no model, or only a part of one.
 
     Raises:
         ModelError: There is none, or it cannot be read.
     """
     from transformers import AutoTokenizer
 
-    place = locate(name_or_path)
+    folder = Path(name_or_path).expanduser()
+    bare = alone and (folder / "tokenizer.json").is_file() and not (folder / "config.json").exists()
+    place = str(folder) if bare else locate(name_or_path, weights=not alone)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
     except _load_errors() as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 
 import pytest
@@ -17,13 +18,19 @@ ROWS = [{"instruction": f"What is {i} + 2?", "output": f"It is {i + 2}."} for i 
 
 
 @pytest.fixture
-def luthier(capsys, monkeypatch, qwen):
+def luthier(run, monkeypatch, qwen):
+    """Run a command with Qwen's tokenizer."""
+    monkeypatch.setattr(models, "load_tokenizer", lambda *_, **__: qwen)
+    return run
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
     """Run a command; return exit code, stdout and stderr."""
-    monkeypatch.setattr(models, "load_tokenizer", lambda *_: qwen)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("NO_COLOR", "1")
 
-    def _luthier(*words: str) -> tuple[int, str, str]:
+    def _run(*words: str) -> tuple[int, str, str]:
         code = 0
         try:
             main(list(words))
@@ -32,7 +39,7 @@ def luthier(capsys, monkeypatch, qwen):
         out, err = capsys.readouterr()
         return code, out, err
 
-    return _luthier
+    return _run
 
 
 @pytest.mark.parametrize(("command", "kind"), [("formats", "data.formats"), ("templates", "data.templates")])
@@ -64,6 +71,21 @@ def test_json_is_one_document(luthier, write):
     row = told["rows"][0]
     assert sum(run["tokens"] for run in row["runs"]) == row["tokens"] == len(row["ids"])
     assert [run["text"] for run in row["runs"] if run["scored"]] == ["It is 2.<|im_end|>"]
+
+
+@pytest.mark.parametrize("files", [["config.json"], []], ids=["no weights", "tokenizer only"])
+def test_a_tokenizer_is_enough(run, write, tiny_llama, tmp_path, files):
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", *files):
+        shutil.copy(tiny_llama / name, model)
+    code, out, err = run("data", write(*ROWS), "--model", str(model), "--rows", "1")
+    assert code == 0, err
+    assert "<|user|>\nWhat is 0 + 2?<|end|>\n<|assistant|>\n⟦It is 2.<|end|>⟧" in out
+    (model / "tokenizer.json").unlink()
+    code, _, err = run("data", write(*ROWS), "--model", str(model))
+    assert code == 2
+    assert f"error: {'tokenizer' if files else 'model'} {model}: " in err
 
 
 def test_a_recipe(luthier, write, tmp_path):
