@@ -217,3 +217,14 @@ def test_dry_run(recipe, tmp_path, capsys, method):
     assert not (tmp_path / "run").exists(), "a dry run writes nothing"
     plain = Command(capsys)("train", recipe_file(tmp_path, given), "--dry-run").out
     assert "steps                 14\n" in plain
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_only_our_own_lines_on_stderr(recipe, tmp_path, capsys, method):
+    """No bars of transformers' for weights that are read or written."""
+    command = Command(capsys)
+    file = recipe_file(tmp_path, recipe(method=method, train={"max_steps": 2}))
+    said = [command("train", file, "--quiet"), command("generate", tmp_path / "run", "--prompt", "Hi")]
+    said += [command("merge", tmp_path / "run")] if method == "lora" else []
+    assert [one.code for one in said] == [0] * len(said), said
+    assert [line for one in said for line in one.err.splitlines() if "%|" in line] == []

@@ -21,6 +21,7 @@ from luthier.export.folder import new_folder
 from luthier.export.held_out import held_out_rows, load_words
 from luthier.export.origin import find_origin
 from luthier.export.proof import Comparison
+from luthier.models.bars import without_bars
 from luthier.models.load import load_model
 from luthier.models.save import save_model, save_words
 
@@ -150,9 +151,10 @@ def _read_again(folder: Path, written: torch.dtype) -> PreTrainedModel:
     """What any user of the folder gets: transformers alone, and every tensor from the file."""
     from transformers import AutoModelForCausalLM
 
-    model, report = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=written, attn_implementation="eager", use_safetensors=True, output_loading_info=True
-    )
+    with without_bars():
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=written, attn_implementation="eager", use_safetensors=True, output_loading_info=True
+        )
     kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
     odd = [str(name) for kind in kinds for name in report.get(kind, ())]
     if odd:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ModelError
+from luthier.models.bars import without_bars
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -171,16 +172,17 @@ def load_model(
     if attention == "luthier":
         attention = DENSE.get(config.model_type, attention)
     try:
-        loaded, found = AutoModelForCausalLM.from_pretrained(
-            locate(name),
-            config=config,
-            revision=model.model_revision,
-            dtype=dtype,
-            attn_implementation=attention,
-            use_safetensors=True,
-            trust_remote_code=model.trust_remote_code,
-            output_loading_info=True,
-        )
+        with without_bars():
+            loaded, found = AutoModelForCausalLM.from_pretrained(
+                locate(name),
+                config=config,
+                revision=model.model_revision,
+                dtype=dtype,
+                attn_implementation=attention,
+                use_safetensors=True,
+                trust_remote_code=model.trust_remote_code,
+                output_loading_info=True,
+            )
     except _load_errors() as error:
         if isinstance(error, KeyError) and error.args == ("luthier",):  # a table of its own attention classes
             found = f"{config.model_type}: its attention is code of its own, which takes no forest"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from luthier.models.bars import without_bars
 from luthier.models.generate import stop_ids
 
 if TYPE_CHECKING:
@@ -25,13 +26,15 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
         folder: Exists.
     """
     try:
-        model.save_pretrained(folder)
+        with without_bars():
+            model.save_pretrained(folder)
     except ValueError:
         kept = model.generation_config
         if kept is None:
             raise
         model.generation_config = type(kept)()
-        model.save_pretrained(folder)
+        with without_bars():
+            model.save_pretrained(folder)
         model.generation_config = kept
         (folder / "generation_config.json").write_text(kept.to_json_string(), encoding="utf-8")
 
