@@ -228,3 +228,11 @@ def test_only_our_own_lines_on_stderr(recipe, tmp_path, capsys, method):
     said += [command("merge", tmp_path / "run")] if method == "lora" else []
     assert [one.code for one in said] == [0] * len(said), said
     assert [line for one in said for line in one.err.splitlines() if "%|" in line] == []
+
+
+def test_a_shipped_set_of_rows(recipe, tmp_path, capsys):
+    words = ["data.train={path: embedded:train, max_rows: 50}", "train.max_steps=2", "--dry-run", "--json"]
+    said = Command(capsys)("train", recipe_file(tmp_path, recipe(data={"max_length": 512})), *words)
+    assert said.code == 0, said.err
+    assert "embedded:train: 50 of 50 rows" in said.err
+    assert json.loads(said.out)["rows"] == 50

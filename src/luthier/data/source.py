@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A path, a folder or a hub name -> the parts that its rows are read from, one after the other."""
+"""A path, a folder, a shipped set or a hub name -> the parts that its rows are read from, one after the other."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.core.errors import DataError, did_you_mean
+from luthier.core.shipped import shipped_set
 from luthier.data.readers import array, hub, lines, table
 from luthier.data.readers.encoding import check_head, opened
 
@@ -64,8 +65,9 @@ def locate(source: Source, which: str, say: Say) -> tuple[Part, ...]:
 
     Raises:
         DataError: There is nothing there, or nothing that can be read.
+        RecipeError: There is no shipped set of this name.
     """
-    path = Path(source.path).expanduser()
+    path = shipped_set(source.path) or Path(source.path).expanduser()
     split = source.split or ("train" if which == "train" else "test")
     if path.is_dir():
         return _folder(path, source, split, say)

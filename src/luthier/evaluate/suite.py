@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import DataError, did_you_mean
+from luthier.core.shipped import sets_folder
 from luthier.core.types import ROLES, Message
 from luthier.evaluate.exact import Item, Score, make_item, score
 
@@ -85,11 +86,6 @@ class Evaluation:
         writing = path.with_name(f"{path.name}.writing")
         writing.write_text("".join(lines), encoding="utf-8")
         writing.replace(path)
-
-
-def sets_folder() -> Path:
-    """Where the shipped training rows and suites lie."""
-    return Path(__file__).parents[1] / "models" / "embedded" / "sets"  # by path: importing models imports torch
 
 
 def load_suite(name_or_path: str, limit: int | None = None) -> Suite:

@@ -46,7 +46,7 @@ class Source(Section):
     """One place that rows come from."""
 
     path: Annotated[str, Field(min_length=1)]
-    """A file (JSON, JSONL, CSV, Parquet, text), a folder, or a hub data set; relative to the current folder."""
+    """A file (JSON, JSONL, CSV, Parquet, text), a folder, a hub data set, or a shipped one: `embedded:train`."""
     format: str = "auto"
     """A name of `luthier formats`, or `auto`: told by the columns and said aloud."""
     split: str | None = None

@@ -8,7 +8,7 @@
     baseline:  r16
     output_dir: runs/my-study
 
-Paths are relative to the folder that the command runs in, as in recipes; `embedded:train` is a shipped set.
+Paths are relative to the folder that the command runs in, and `embedded:train` is a shipped set, as in recipes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError
 
 from luthier.core.errors import RecipeError, did_you_mean
-from luthier.evaluate.suite import sets_folder
+from luthier.core.shipped import shipped_set
 from luthier.recipe.fingerprint import flat
 from luthier.recipe.schema import NonNegative, Positive, Section
 from luthier.recipe.text import parse, read_yaml, said
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 BASE = "base"  # the row of the model before training
-_SHIPPED = "embedded:"  # `embedded:train` names a shipped set
 _NAME = re.compile(r"[A-Za-z0-9][\w.+=-]*")
 
 
@@ -149,13 +148,7 @@ def _shipped(value: Any) -> Any:
         return {key: _shipped(below) for key, below in value.items()}
     if isinstance(value, list | tuple):
         return [_shipped(below) for below in value]
-    if not isinstance(value, str) or not value.startswith(_SHIPPED):
-        return value
-    known = {path.stem: path for path in sets_folder().glob("*.jsonl")}
-    name = value.removeprefix(_SHIPPED)
-    if name not in known:
-        raise RecipeError(f"data {value!r}", "no such shipped set", did_you_mean(name, known))
-    return str(known[name])
+    return str(shipped_set(value) or value) if isinstance(value, str) else value
 
 
 def _checked(tree: dict[str, Any]) -> Study:

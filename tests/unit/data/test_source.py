@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, RecipeError
 from luthier.data.faults import RowFault
 from luthier.data.source import locate
 from luthier.recipe.schema import Source
@@ -37,6 +37,15 @@ def put(folder, **files: str) -> None:
 
 def line(text: str) -> str:
     return json.dumps({"text": text}) + "\n"
+
+
+def test_a_shipped_set(found):
+    rows = found("embedded:train")
+    assert len(rows) == 4000
+    assert rows[0][:2] == ("embedded:train", 1)
+    assert {"instruction", "output"} <= set(rows[0][2])
+    with pytest.raises(RecipeError, match=r"data 'embedded:trian': no such shipped set; did you mean 'train'"):
+        found("embedded:trian")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from types import ModuleType
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.evaluate.suite import SHIPPED, evaluate, load_suite, sets_folder
+from luthier.core.shipped import sets_folder
+from luthier.evaluate.suite import SHIPPED, evaluate, load_suite
 
 
 @pytest.mark.parametrize(("name", "items"), [("embedded", 600), ("embedded-dev", 300), ("embedded-math", 240)])
