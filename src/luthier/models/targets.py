@@ -107,7 +107,7 @@ def find_targets(
         model: The plain model.
         target_modules: A list of name endings (`q_proj`, `self_attn.q_proj`) and words, one word, or a regular
             expression that matches whole names. The words: `all-linear` (every linear layer but the head),
-            `attention`, `mlp`.
+            `attention`, `mlp`; of a multimodal model they reach the text decoder only.
         exclude_modules: Name endings or a regular expression to leave out, with everything inside them.
         layers_to_transform: Only these layers, counted from 0.
         where: The recipe's section, for errors.
@@ -119,7 +119,8 @@ def find_targets(
     modules = {name: module for name, module in model.named_modules() if name}
     kept = _not_excluded(modules, exclude_modules, f"{where}.exclude_modules")
     kept &= _in_layers(modules, layers_to_transform, f"{where}.layers_to_transform")
-    tree = _Tree(modules=modules, kept=frozenset(kept), head=head_of(model), key=f"{where}.target_modules")
+    head, key = head_of(model), f"{where}.target_modules"
+    tree = _Tree(modules=modules, kept=frozenset(kept), decoder=frozenset(_in_decoder(model)), head=head, key=key)
     words = [target_modules] if isinstance(target_modules, str) else list(target_modules)
     if not words:
         raise RecipeError(tree.key, "an empty list", f"name endings, or one of {', '.join(WORDS)}", "name some layers")
@@ -164,6 +165,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 class _Tree:
     modules: dict[str, nn.Module]
     kept: frozenset[str]  # what exclude_modules and layers_to_transform leave
+    decoder: frozenset[str]  # what the words reach
     head: nn.Module | None
     key: str  # the recipe key that errors name
 
@@ -175,7 +177,8 @@ class _Tree:
 
 
 def _by_word(tree: _Tree, word: str, experts: list[str]) -> set[str]:
-    reached = [name for name in experts if name.rpartition(".")[0] in tree.kept]
+    within = tree.kept & tree.decoder
+    reached = [name for name in experts if name.rpartition(".")[0] in within]
     if word != "attention" and reached:
         raise RecipeError(
             tree.key,
@@ -184,7 +187,7 @@ def _by_word(tree: _Tree, word: str, experts: list[str]) -> set[str]:
             "name the layers, or leave the experts frozen on purpose with exclude_modules: [experts]",
         )
     found = {
-        name for name in tree.kept if is_linear(m := tree.modules[name]) and kind_of(name, m, tree.head) in WORDS[word]
+        name for name in within if is_linear(m := tree.modules[name]) and kind_of(name, m, tree.head) in WORDS[word]
     }
     if not found:
         raise RecipeError(tree.key, f"{word!r} finds no layer", tree.said(), "name endings from that list")
@@ -245,6 +248,13 @@ def _not_excluded(modules: dict[str, nn.Module], exclude: Words | None, key: str
         left_out |= matched
     inside = tuple(f"{name}." for name in left_out)  # excluding a block excludes what is in it
     return {name for name in modules if name not in left_out and not name.startswith(inside)}
+
+
+def _in_decoder(model: nn.Module) -> set[str]:
+    """Modules that text runs through; towers for images and sound do not run, so updates of theirs would stay zero."""
+    decoder: nn.Module = getattr(model, "get_decoder", lambda: model)()
+    inside = {id(module) for module in decoder.modules()}
+    return {name for name, module in model.named_modules() if id(module) in inside}
 
 
 def _in_layers(modules: dict[str, nn.Module], layers: Collection[int] | None, key: str) -> set[str]:

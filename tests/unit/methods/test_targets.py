@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.parity.families import PROVEN, build
 from tests.tiny import FAMILIES, tiny
 
 from luthier.models.targets import endings_of, ends_with, find_targets, kind_of, layer_number, stacked_experts
@@ -37,6 +39,23 @@ def test_words(family):
 @pytest.mark.parametrize("family", LEAVES)
 def test_the_head_is_never_part_of_a_word(family):
     assert not any("lm_head" in name for word in ("all-linear", "attention", "mlp") for name in _names(family, word))
+
+
+@pytest.mark.parametrize("family", [name for name in PROVEN if "multimodal" in name])
+def test_words_reach_the_text_decoder_of_a_multimodal_model(family):
+    """A vision tower does not run on text: its updates would stay zero. Gemma 4's holds a table of three dimensions."""
+    model = build(*PROVEN[family], attention="eager")
+    ran = set()
+    for name, module in model.named_modules():
+        module.register_forward_hook(lambda *_, name=name: ran.add(name))
+    model(input_ids=torch.arange(3, 9)[None])
+    every = find_targets(model, "all-linear")
+    assert set(every) <= ran
+    assert {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and n in ran} == {*every, "lm_head"}
+    for word in ("attention", "mlp"):
+        assert 0 < len(found := set(find_targets(model, word))) < len(every)
+        assert found <= set(every)
+    assert find_targets(model, r".*vision_tower.*q_proj(\.linear)?"), "a tower that is named is meant"
 
 
 def test_words_and_names_together():
