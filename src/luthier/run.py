@@ -135,7 +135,7 @@ def train(
                 say=say,
             )
             with fitting_threads(model) as threads:
-                say(f"{threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else str(device))
+                say(machine.where(device, threads))
                 progress = fit(work, resume=resume)
                 summary = summarise(resolved, progress, trainable)
 

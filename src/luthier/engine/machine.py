@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from luthier.kernels import native
+
 _STATUS = Path("/proc/self/status")
 
 
@@ -62,6 +64,7 @@ def made_with(data: str) -> dict[str, object]:
         "luthier": known["luthier"],
         "processor": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
         "threads": torch.get_num_threads(),
+        "native": native.describe(),
     }
 
 
@@ -71,9 +74,17 @@ def hardware() -> dict[str, object]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "native": native.describe(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def where(device: torch.device, threads: int) -> str:
+    """In a line: what a run computes on, and whether the C++ loops are there."""
+    if device.type != "cpu":
+        return str(device)
+    return f"{threads} thread{'s' * (threads > 1)}; C++ loops: {native.describe()}"
 
 
 def versions() -> dict[str, str]:

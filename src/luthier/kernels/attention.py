@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from luthier.kernels import native
 from luthier.kernels.cpu_attention import cpu_attention
+from luthier.kernels.native_attention import native_attention
 from luthier.kernels.varlen import varlen_attention, varlen_available
 
 if TYPE_CHECKING:
@@ -114,6 +116,8 @@ def forest_attention(  # noqa: PLR0913 - the options of plain_attention
     special = softcap is not None or sinks is not None
     if varlen_available(query, value) and not special and not dropout:
         return varlen_attention(query, key, value, forest, scaling=scaling, sliding_window=sliding_window)
+    if not special and not dropout and native.usable(query, key, value):
+        return native_attention(query, key, value, forest, scaling, sliding_window)
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and not special and not dropout:
         # torch's own bfloat16 kernel is 1.1 to 1.9 times slower there, most of all on short segments.
         return cpu_attention(query, key, value, forest, scaling=scaling, window=sliding_window)

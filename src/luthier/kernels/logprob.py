@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from luthier.kernels import native
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -116,10 +118,8 @@ class _LinearLogprob(torch.autograd.Function):
         units = [torch.empty_like(x) if wants[3 + 2 * i] else None for i, (x, _) in enumerate(terms)]
         wanted = any(unit is not None for unit in units)
         for chunk in _chunks(rows, vocabulary):
-            logits, slope = _logits(terms, bias, shape, chunk)
-            logps[chunk] = _softmax_(logits, target[chunk])
-            if wanted:
-                dz = _unit_gradient(logits, target[chunk], slope, shape)
+            logps[chunk], dz = _row_gradients(terms, bias, target[chunk], shape, chunk, wanted=wanted)
+            if dz is not None:
                 for (x, weight), unit in zip(terms, units, strict=True):
                     if unit is not None:
                         unit[chunk] = dz.to(x.dtype) @ weight.to(x.dtype)
@@ -142,6 +142,29 @@ class _LinearLogprob(torch.autograd.Function):
         if ctx.head_trains:
             grad_bias = _head_gradients(ctx, grad, kept, grads)
         return (None, grad_bias, None, *grads)
+
+
+def _row_gradients(
+    terms: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    bias: torch.Tensor | None,
+    target: torch.Tensor,
+    shape: HeadShape,
+    rows: slice,
+    *,
+    wanted: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Log p(target) of some rows, [C], and where wanted its gradient by the raw logits, [C, V]."""
+    x, weight = terms[0]
+    if len(terms) == 1 and bias is None and shape == HeadShape() and native.usable(x, weight):
+        raw, target = x[rows] @ weight.T, target.contiguous()
+        logps = torch.empty(len(raw), dtype=torch.float32)
+        pointers = raw.data_ptr(), target.data_ptr(), logps.data_ptr()
+        call = native.function("log_softmax_gradient", raw.dtype)
+        native.share(call, len(raw), raw.shape[1], *pointers, raw.shape[1])
+        return logps, raw
+    logits, slope = _logits(terms, bias, shape, rows)
+    logps = _softmax_(logits, target)
+    return logps, _unit_gradient(logits, target, slope, shape) if wanted else None
 
 
 def _softmax_(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -179,9 +202,8 @@ def _head_gradients(
     ]
     grad_bias = torch.zeros_like(bias, dtype=grad.dtype) if wants[1] else None
     for chunk in _chunks(len(target), flat[1].shape[0]):
-        logits, slope = _logits(terms, bias, ctx.shape, chunk)
-        _softmax_(logits, target[chunk])
-        dz = _unit_gradient(logits, target[chunk], slope, ctx.shape)
+        _, dz = _row_gradients(terms, bias, target[chunk], ctx.shape, chunk, wanted=True)
+        assert dz is not None
         dz *= grad[chunk, None]
         if grad_bias is not None:
             grad_bias += dz.sum(0)

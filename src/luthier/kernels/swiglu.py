@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from luthier.kernels import native
+
 
 def plain_swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """silu(gate) * up by autograd; what :func:`swiglu` must equal."""
@@ -37,11 +39,27 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 class _SwiGlu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        ctx.native = gate.shape == up.shape and native.usable(gate, up)
+        if not ctx.native:
+            ctx.save_for_backward(gate, up)
+            return F.silu(gate).mul_(up)
+        gate, up = gate.contiguous(), up.contiguous()
         ctx.save_for_backward(gate, up)
-        return F.silu(gate).mul_(up)
+        out = torch.empty_like(gate)
+        _run("swiglu_forward", gate, up, out)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         gate, up = ctx.saved_tensors
-        grad_up = F.silu(gate).mul_(grad)
-        return torch.ops.aten.silu_backward(grad * up, gate), grad_up
+        if not ctx.native:
+            grad_up = F.silu(gate).mul_(grad)
+            return torch.ops.aten.silu_backward(grad * up, gate), grad_up
+        grad_gate, grad_up = torch.empty_like(gate), torch.empty_like(up)
+        _run("swiglu_backward", grad.contiguous(), gate, up, grad_gate, grad_up)
+        return grad_gate, grad_up
+
+
+def _run(name: str, *tensors: torch.Tensor) -> None:
+    pointers = [tensor.data_ptr() for tensor in tensors]
+    native.share(native.function(name, tensors[0].dtype), tensors[0].numel(), 1, *pointers)

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// Vectors of float32 as wide as the machine's registers, loaded from and stored to float32 or bfloat16 memory.
+// GCC and Clang vector types: no intrinsics, so the same source serves AVX-512, AVX2 and NEON.
+
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX2__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+
+typedef float Vec __attribute__((vector_size(LANES * 4)));
+typedef int32_t Ints __attribute__((vector_size(LANES * 4)));
+typedef uint32_t Bits __attribute__((vector_size(LANES * 4)));
+typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
+
+struct bf16 {
+    uint16_t bits;
+};
+
+static inline Vec splat(float x) { return x - Vec{}; }
+
+static inline Vec load(const float *p) {
+    Vec v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static inline Vec load(const bf16 *p) {
+    Halves h;
+    memcpy(&h, p, sizeof h);
+    return (Vec)(__builtin_convertvector(h, Bits) << 16);
+}
+
+static inline void store(float *p, Vec v) { memcpy(p, &v, sizeof v); }
+
+// Round to nearest, ties to even; a NaN stays a (quiet) NaN: adding to its bits could carry it to zero.
+static inline Halves narrow(Vec v) {
+    Bits u = (Bits)v;
+    u = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+    Bits nan = (Bits)(v != v);
+    u = (u & ~nan) | (nan & 0x7fc0u);
+    return __builtin_convertvector(u, Halves);
+}
+
+static inline void store(bf16 *p, Vec v) {
+    Halves h = narrow(v);
+    memcpy(p, &h, sizeof h);
+}
+
+// The value that memory of this type would hold.
+static inline Vec rounded(const float *, Vec v) { return v; }
+static inline Vec rounded(const bf16 *, Vec v) { return (Vec)(__builtin_convertvector(narrow(v), Bits) << 16); }
+
+// Rows whose length is no multiple of LANES: the first n lanes, zeros behind.
+template <typename T> static inline Vec load_some(const T *p, int n) {
+    T room[LANES] = {};
+    memcpy(room, p, n * sizeof(T));
+    return load(room);
+}
+
+template <typename T> static inline void store_some(T *p, Vec v, int n) {
+    T room[LANES];
+    store(room, v);
+    memcpy(p, room, n * sizeof(T));
+}
+
+static inline float sum(Vec v) {
+    float total = 0;
+    for (int i = 0; i < LANES; i++) total += v[i];
+    return total;
+}
+
+static inline Vec larger(Vec a, Vec b) { return a < b ? b : a; }
+
+static inline float largest(Vec v) {
+    float most = v[0];
+    for (int i = 1; i < LANES; i++) most = v[i] > most ? v[i] : most;
+    return most;
+}
+
+// exp to about 2e-7 relative (Cephes' expf polynomial). Below -87 it is 1e-38, not 0; NaN stays NaN.
+static inline Vec exponential(Vec x) {
+    const Vec low = splat(-87.3f), high = splat(88.3f);
+    x = x < low ? low : x;
+    x = x > high ? high : x;
+    const Vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+    Vec n = x * splat(1.44269504088896341f) + magic;
+    Ints power = ((Ints)n - (Ints)magic) << 23;
+    n = n - magic;
+    x = x - n * splat(0.693359375f);
+    x = x - n * splat(-2.12194440e-4f);
+    Vec y = splat(1.9875691500e-4f);
+    y = y * x + splat(1.3981999507e-3f);
+    y = y * x + splat(8.3334519073e-3f);
+    y = y * x + splat(4.1665795894e-2f);
+    y = y * x + splat(1.6666665459e-1f);
+    y = y * x + splat(5.0000001201e-1f);
+    y = y * x * x + x + splat(1.0f);
+    return (Vec)((Ints)y + power);
+}

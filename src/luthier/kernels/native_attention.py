@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Forest attention by the C++ loops of `native/attention.cpp`: float32 inside, whatever comes in.
+
+What is kept for the backward pass is the output and one log-sum-exp a query and head; no block of scores. Gradients
+of keys that several segments share are added up in float32.
+
+Shapes: H query heads, K key heads, T tokens, D head size, E value size.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from luthier.kernels import native
+
+if TYPE_CHECKING:
+    from luthier.kernels.forest import Forest
+
+
+def native_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, forest: Forest, scaling: float, window: int | None
+) -> torch.Tensor:
+    """Attention over a forest; :func:`luthier.kernels.native.usable` tensors only.
+
+    Args:
+        query: [H, T, D].
+        key: [K, T, D].
+        value: [K, T, E].
+        forest: The batch.
+        scaling: Factor of the scores.
+        window: A token sees at most this many positions, itself included.
+
+    Returns:
+        [H, T, E], a view of a [T, H, E] tensor: the order that the output projection wants.
+
+    Reference:
+        Dao et al., FlashAttention, arXiv 2205.14135, algorithm 4, for the gradient from the log-sum-exp.
+    """
+    result: torch.Tensor = _NativeAttention.apply(query, key, value, forest, scaling, window)
+    return result
+
+
+class _Problem(ctypes.Structure):
+    """`struct Problem` of native/attention.cpp, field by field."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("query", "key", "value", "grad")),
+        *((name, ctypes.c_void_p) for name in ("out", "grad_query", "grad_key", "grad_value", "lse")),
+        *((name, ctypes.c_void_p) for name in ("starts", "parents")),
+        *(
+            (f"{name}_{step}", ctypes.c_int64)
+            for name in ("query", "key", "value", "grad")
+            for step in ("head", "token")
+        ),
+        *((name, ctypes.c_int64) for name in ("segments", "heads", "kv_heads", "tokens")),
+        *((name, ctypes.c_int64) for name in ("width", "value_width", "window")),
+        ("scaling", ctypes.c_double),
+    )
+
+
+class _NativeAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        forest: Forest,
+        scaling: float,
+        window: int | None,
+    ) -> torch.Tensor:
+        query, key, value = _dense(query), _dense(key), _dense(value)
+        heads, tokens, _ = query.shape
+        out = query.new_empty(tokens, heads, value.shape[-1])
+        lse = torch.empty(heads, tokens, dtype=torch.float32)
+        _run("attention_forward", query, key, value, forest, scaling, window, out=out, lse=lse)
+        ctx.save_for_backward(query, key, value, out, lse)
+        ctx.rest = forest, scaling, window
+        return out.transpose(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query, key, value, out, lse = ctx.saved_tensors
+        grads = [
+            torch.empty_like(x.transpose(0, 1), memory_format=torch.contiguous_format) for x in (query, key, value)
+        ]
+        forest, scaling, window = ctx.rest
+        names = dict(zip(("grad_query", "grad_key", "grad_value"), grads, strict=True))
+        names |= {"grad": _dense(grad), "out": out, "lse": lse}
+        _run("attention_backward", query, key, value, forest, scaling, window, **names)
+        return *(x.transpose(0, 1) for x in grads), None, None, None
+
+
+def _dense(x: torch.Tensor) -> torch.Tensor:
+    """Numbers of a head side by side; heads and tokens may lie anyhow."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _run(
+    name: str,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    forest: Forest,
+    scaling: float,
+    window: int | None,
+    **more: torch.Tensor,
+) -> None:
+    heads, tokens, width = query.shape
+    starts = (ctypes.c_int64 * len(forest.starts))(*forest.starts)
+    parents = (ctypes.c_int64 * max(1, len(forest.parents)))(*forest.parents)
+    tensors = {"query": query, "key": key, "value": value, **more}
+    strided = ((part, tensors[part]) for part in ("query", "key", "value", "grad") if part in tensors)
+    strides = {f"{part}_{step}": x.stride(i) for part, x in strided for i, step in enumerate(("head", "token"))}
+    problem = _Problem(
+        **{part: x.data_ptr() for part, x in tensors.items()},
+        **strides,
+        starts=ctypes.addressof(starts),
+        parents=ctypes.addressof(parents),
+        segments=len(forest.parents),
+        heads=heads,
+        kv_heads=key.shape[0],
+        tokens=tokens,
+        width=width,
+        value_width=value.shape[-1],
+        window=window or 0,
+        scaling=scaling,
+    )
+    work = tokens * width * 8 * heads // key.shape[0]
+    native.share(native.function(name, query.dtype), key.shape[0], work, ctypes.byref(problem))
