@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a study: each variant with each seed, in turn, in one process; what is there already is not done again.
+"""Run a study: each variant with each seed, in turn or several at a time; what is there already is not done again.
 
     output_dir/
         study.yaml                      as resolved
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import traceback
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ from luthier.study.report import write_report
 from luthier.study.results import Run, StudyResult
 from luthier.study.schema import BASE, load_study
 from luthier.study.table import estimate
+from luthier.study.workers import Workers, places
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,6 +57,7 @@ class _Work:
     overwrite: bool
     say: Callable[[str], None]
     callbacks: Sequence[str]
+    at_a_time: int = 1
 
 
 def compare(
@@ -86,15 +89,20 @@ def compare(
     if len({suite.name for suite in suites}) < len(suites):
         raise RecipeError("study evaluate", f"received {list(plan.study.evaluate)}", "suites with names of their own")
     folder = _open_folder(plan)
-    work = _Work(design=plan, suites=suites, folder=folder, overwrite=overwrite, say=_once(say), callbacks=callbacks)
+    count = places(plan.study.jobs, len(plan.runs))
+    work = _Work(
+        design=plan, suites=suites, folder=folder, overwrite=overwrite, say=_once(say), callbacks=callbacks,
+        at_a_time=count,
+    )  # fmt: skip
     runs: list[Run] = []
     try:
-        if plan.study.include_base:
-            runs.append(_base(work))
-        for number, planned in enumerate(plan.runs, 1):
-            say(f"[{number}/{len(plan.runs)}] {planned.variant}, seed {planned.seed}")
-            runs.append(_one(work, planned))
-            say(f"    {_told(runs[-1], suites[0].name)}")
+        with ExitStack() as stack:
+            # Begun before the base model is scored: it takes them seconds to import PyTorch.
+            quiet = replace(work, say=_silent, callbacks=())
+            workers = stack.enter_context(Workers(count=count, work=quiet, say=work.say)) if count > 1 else None
+            if plan.study.include_base:
+                runs.append(_base(work))
+            _all(work, workers, runs, say)
     except (Interrupted, KeyboardInterrupt):
         if runs:
             write_report(partial := _result(work, runs), sentence(partial))
@@ -104,6 +112,33 @@ def compare(
     result = _result(work, runs)
     write_report(result, sentence(result))
     return result
+
+
+def _all(work: _Work, workers: Workers | None, runs: list[Run], say: Callable[[str], None]) -> None:
+    """Do the planned runs, and add them to `runs` in the order of the plan."""
+    plans, suite = work.design.runs, work.suites[0].name
+    if workers is None:
+        for number, planned in enumerate(plans, 1):
+            say(f"[{number}/{len(plans)}] {planned.variant}, seed {planned.seed}")
+            runs.append(one(work, planned))
+            say(f"    {_told(runs[-1], suite)}")
+        return
+    done: dict[str, Run] = {}
+
+    def told(planned: Planned, run: Run | None) -> None:
+        name = f"[{plans.index(planned) + 1}/{len(plans)}] {planned.variant}, seed {planned.seed}"
+        say(name if run is None else f"{name}: {_told(run, suite)}")
+        if run is not None:
+            done[str(planned.folder)] = run
+
+    try:
+        workers.do(plans, told)
+    finally:
+        runs += [done[str(planned.folder)] for planned in plans if str(planned.folder) in done]
+
+
+def _silent(_: str) -> None:
+    """In place of what cannot travel to another process."""
 
 
 def _result(work: _Work, runs: list[Run]) -> StudyResult:
@@ -125,7 +160,7 @@ def _open_folder(plan: Design) -> Path:
     return folder
 
 
-def _one(work: _Work, planned: Planned) -> Run:
+def one(work: _Work, planned: Planned) -> Run:
     """Train, score and file one run, or take it from its folder."""
     folder, recipe = planned.folder, planned.resolved.recipe
     try:
@@ -164,6 +199,7 @@ def _train(work: _Work, planned: Planned, wanted: dict[str, str]) -> dict[str, A
         "dtype": str(result.model.dtype).removeprefix("torch."),
         **result.summary,
         **wanted,
+        "runs_at_a_time": work.at_a_time,
         "trained_loss": trained_loss(folder),
         "memory_before_bytes": held,
         "state_bytes": state_bytes(result),

@@ -67,6 +67,8 @@ class Study(Section):
     """The variant that differences are taken against (or `base`, the model before training); default the first."""
     include_base: bool = True
     """Score the model before training too, as the row `base`."""
+    jobs: Positive = 1
+    """At most so many runs at a time, each in a process of its own; never more than cores, and one on a GPU."""
     axis: str | None = None
     """The recipe key on the picture's horizontal axis, such as `method.r`; without one each variant has a line."""
     title: str = "Comparison"

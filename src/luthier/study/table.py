@@ -91,9 +91,14 @@ def captions(result: StudyResult) -> list[str]:
     said.append(result.controlled())
     said.append(
         "Trained loss: mean of the last 20 logged steps. Seconds and tokens/s: training steps alone. State: weights, "
-        "gradients and optimiser state, counted. Peak: the whole process (or the GPU) while training; all runs share "
-        "one process, and caches that the first ones fill stay, so compare small models by their state."
+        "gradients and optimiser state, counted. Peak: the whole process (or the GPU) while training; a process does "
+        "several runs, and caches that the first ones fill stay, so compare small models by their state."
     )
+    most = max((run.summary.get("runs_at_a_time", 1) for run in result.runs), default=1)
+    if most > 1:
+        said.append(
+            f"Up to {most} runs went on at a time, so seconds and tokens/s hold what they took from each other."
+        )
     return said
 
 

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +160,33 @@ def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype) -> None:
     try:
         torch.set_num_threads(3)
         assert all(torch.equal(a, b) for a, b in zip(alone, everything(), strict=True))
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_compiler
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_makes_threads_of_its_own() -> None:
+    x = torch.randn(2000, 256)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        swiglu(x, x)
+        child = os.fork()
+        if not child:
+            swiglu(x, x)
+            os._exit(0)
+        for _ in range(200):
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                break
+            time.sleep(0.05)
+        else:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        assert done, "the child waits for threads that it does not have"
+        assert status == 0
     finally:
         torch.set_num_threads(before)
 

@@ -82,3 +82,8 @@ def share(call: Callable[..., Any], count: int, each: int, *arguments: Any) -> N
 def _pool(threads: int) -> ThreadPoolExecutor:
     """Threads that are kept: ctypes lets go of the interpreter lock while C++ runs."""
     return ThreadPoolExecutor(threads, thread_name_prefix="luthier-native")
+
+
+# A forked child has the pool but not its threads: it would wait for them for ever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several runs of a study at a time, each worker a process of its own (`worker`).
+
+A worker that dies costs the run it was doing and no other. Ctrl-C reaches the workers through here only, once, so
+that each saves its run before it stops.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import selectors
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.errors import Interrupted
+from luthier.engine.signals import StopRequest
+from luthier.study.results import Run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from luthier.study.design import Planned
+
+_LOOK = 0.2  # seconds between looks at Ctrl-C
+
+
+def places(wanted: int, runs: int) -> int:
+    """How many runs can go on at a time here: one on a GPU, else at most one for each core.
+
+    Args:
+        wanted: The study's `jobs`.
+        runs: How many runs there are.
+    """
+    import torch
+
+    return 1 if torch.cuda.is_available() else max(1, min(wanted, runs, _cores()))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Worker:
+    """One process and the run it is doing."""
+
+    def __init__(self) -> None:
+        words = [sys.executable, "-m", "luthier.study.worker"]
+        # A session of its own: a terminal's Ctrl-C would reach it beside ours, and two mean "stop at once".
+        self.process = subprocess.Popen(  # noqa: S603 - our own module
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
+        self.doing: Planned | None = None
+
+    def give(self, work: Any, planned: Planned, threads: int) -> None:
+        assert self.process.stdin is not None
+        self.doing = planned
+        with suppress(BrokenPipeError):  # it died before it began: its end of file says so
+            pickle.dump((work, planned, threads), self.process.stdin)
+            self.process.stdin.flush()
+
+    def report(self) -> tuple[str, Any]:
+        """What it says next; waits for it."""
+        assert self.process.stdout is not None
+        try:
+            found: tuple[str, Any] = pickle.load(self.process.stdout)  # noqa: S301 - our own process
+        except (EOFError, pickle.UnpicklingError):
+            return "died", self.process.wait()
+        return found
+
+    def end(self, *, now: bool = False) -> None:
+        if now:
+            self.process.kill()
+        assert self.process.stdin is not None
+        with suppress(OSError):
+            self.process.stdin.close()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@dataclass(kw_only=True)
+class Workers:
+    """The processes of a study; made before they are needed, for each takes seconds to import PyTorch.
+
+    Attributes:
+        count: How many.
+        work: What each run needs to know besides its plan; picklable.
+        say: Receives the runs' lines.
+    """
+
+    count: int
+    work: Any
+    say: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        self._workers = [_Worker() for _ in range(self.count)]
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for worker in self._workers:
+            worker.end(now=kind is not None)
+
+    def do(self, plans: Sequence[Planned], told: Callable[[Planned, Run | None], None]) -> None:
+        """Do every run.
+
+        Args:
+            plans: In the order in which they are begun.
+            told: Called with None when a run begins and with its result when it ends.
+
+        Raises:
+            Interrupted: Ctrl-C or SIGTERM; the runs under way were saved.
+        """
+        waiting = list(plans)
+        with StopRequest() as stop, selectors.DefaultSelector() as selector:
+            for worker in self._workers:
+                self._watch(selector, worker)
+                self._next(worker, waiting, told)
+            passed_on = False
+            while any(worker.doing for worker in self._workers):
+                if stop.asked and not passed_on:
+                    passed_on = True
+                    waiting.clear()
+                    for worker in self._workers:
+                        if worker.doing:
+                            worker.process.send_signal(signal.SIGINT)
+                for key, _ in selector.select(_LOOK):
+                    self._hear(selector, key.data, waiting, told)
+        if stop.asked:
+            raise Interrupted("study", "stopped", "the runs under way were saved", "the same command goes on")
+
+    def _hear(
+        self,
+        selector: selectors.BaseSelector,
+        worker: _Worker,
+        waiting: list[Planned],
+        told: Callable[[Planned, Run | None], None],
+    ) -> None:
+        kind, what = worker.report()
+        planned = worker.doing
+        if kind == "say":
+            self.say(what)
+            return
+        worker.doing = None
+        if kind == "died":
+            selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
+            self._workers.remove(worker)
+            worker.end()
+            what = planned and _lost(planned, what)
+            if waiting:
+                self._workers.append(worker := _Worker())
+                self._watch(selector, worker)
+        if planned is not None and what is not None:
+            told(planned, what)
+        if worker in self._workers and kind != "stopped":
+            self._next(worker, waiting, told)
+
+    @staticmethod
+    def _watch(selector: selectors.BaseSelector, worker: _Worker) -> None:
+        assert worker.process.stdout is not None
+        selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
+
+    def _next(self, worker: _Worker, waiting: list[Planned], told: Callable[[Planned, Run | None], None]) -> None:
+        if waiting:
+            planned = waiting.pop(0)
+            told(planned, None)
+            worker.give(self.work, planned, max(1, _cores() // self.count))
+
+
+def _lost(planned: Planned, code: int) -> Run:
+    how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+    memory = " (the system kills so when memory runs out)" if code == -signal.SIGKILL else ""
+    error = f"{planned.folder}: its process was ended {how}{memory}; the same command does this run again"
+    return Run(variant=planned.variant, seed=planned.seed, folder=planned.folder, summary={}, right={}, error=error)
