@@ -34,7 +34,7 @@ SIDES = {
     "trl (best: no checkpointing, grouped)": ["peer_sft.py", "--trainer", "trl", *BEST],
     "transformers Trainer + peft (best)": ["peer_sft.py", "--trainer", "hf", *BEST],
 }
-OURS = next(iter(SIDES))
+OURS, SLOW = "luthier (defaults)", "trl (defaults)"
 BARS = {"trl (defaults)": 4.5, "trl (best: no checkpointing, grouped)": 2.0, "transformers Trainer + peft (best)": 1.3}
 
 
@@ -42,6 +42,9 @@ def main() -> int:
     """Run the rounds, print the table, write the JSON; 1 where a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--slow-rounds", type=int, help="TRL's defaults, half of a round's time, in so many rounds only."
+    )
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--warmup", type=int, default=5)
     parser.add_argument("--rows", type=Path, help="An alpaca JSON file; default: rows made from the shipped sets.")
@@ -71,12 +74,13 @@ def main() -> int:
 
 def one_round(folder: Path, args: argparse.Namespace, number: int) -> dict[str, Any]:
     """Each side once; the order turns with every round."""
-    names = list(SIDES)
+    slow = args.rounds if args.slow_rounds is None else args.slow_rounds
+    names = [name for name in SIDES if name != SLOW or number < slow]
     names = names[number % len(names) :] + names[: number % len(names)]
     found = {name: one_side(SIDES[name], folder, args) for name in names}
-    line = "  ".join(f"{name.split(' (')[0]} {found[name]['tokens_per_cpu_second']:.0f}" for name in SIDES)
+    line = "  ".join(f"{name.split(' (')[0]} {found[name]['tokens_per_cpu_second']:.0f}" for name in found)
     print(f"round {number + 1}: {line} tokens/CPU s", file=sys.stderr, flush=True)
-    return {name: {k: v for k, v in found[name].items() if k != "losses"} for name in SIDES}
+    return {name: {k: v for k, v in found[name].items() if k != "losses"} for name in found}
 
 
 def one_side(words: list[str], folder: Path, args: argparse.Namespace, *more: str) -> dict[str, Any]:
@@ -105,10 +109,17 @@ def ratios(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     found = {}
     for name in SIDES:
         if name != OURS:
-            speed = [r[OURS]["tokens_per_cpu_second"] / r[name]["tokens_per_cpu_second"] for r in rounds]
-            memory = [r[OURS]["peak_rss_bytes"] / r[name]["peak_rss_bytes"] for r in rounds]
+            both = [r for r in rounds if name in r]
+            speed = [r[OURS]["tokens_per_cpu_second"] / r[name]["tokens_per_cpu_second"] for r in both]
+            memory = [r[OURS]["peak_rss_bytes"] / r[name]["peak_rss_bytes"] for r in both]
             found[name] = {
-                "speed": {"median": median(speed), "min": min(speed), "max": max(speed), "bar": BARS[name]},
+                "speed": {
+                    "median": median(speed),
+                    "min": min(speed),
+                    "max": max(speed),
+                    "bar": BARS[name],
+                    "rounds": len(both),
+                },
                 "peak_memory": {"median": median(memory), "min": min(memory), "max": max(memory)},
             }
     return found

@@ -134,7 +134,7 @@ def train(
                 callbacks=watchers,
                 say=say,
             )
-            with fitting_threads(model) as threads:
+            with fitting_threads(model) as threads, machine.kept_pages():
                 say(machine.where(device, threads))
                 progress = fit(work, resume=resume)
                 summary = summarise(resolved, progress, trainable)

@@ -7,14 +7,20 @@ import ctypes
 import gc
 import os
 import platform
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from luthier.kernels import native
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _STATUS = Path("/proc/self/status")
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def reset_peak() -> None:
@@ -32,6 +38,28 @@ def reset_peak() -> None:
         Path("/proc/self/clear_refs").write_text("5")  # 5: reset the resident high-water mark
     except (OSError, AttributeError):  # another C library, or no /proc
         return
+
+
+@contextmanager
+def kept_pages() -> Iterator[None]:
+    """Inside, freed memory stays with the process: glibc only, nothing elsewhere.
+
+    A step frees and takes the same megabytes hundreds of times; given back to the system they come back as page
+    faults with cold caches, 3 to 7 % of a step of the CPU benchmark. The peak does not change. Afterwards what is free
+    goes back.
+    """
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_MMAP_THRESHOLD, 32 << 20)  # the most that glibc takes; larger blocks are mapped as before
+        libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    except (OSError, AttributeError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        libc.mallopt(_TRIM_THRESHOLD, 64 << 20)  # where glibc's own adaptation ends up
+        libc.malloc_trim(0)
 
 
 def peak_memory_bytes() -> int:

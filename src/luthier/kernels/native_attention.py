@@ -13,6 +13,7 @@ import ctypes
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from luthier.kernels import native
 
@@ -82,6 +83,7 @@ class _NativeAttention(torch.autograd.Function):
         return out.transpose(0, 1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, out, lse = ctx.saved_tensors
         grads = [

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from luthier.kernels import native
 
@@ -54,6 +55,7 @@ class _RmsNorm(torch.autograd.Function):
         return (x * scale).to(x.dtype).mul_(weight.to(x.dtype))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         if ctx.native:
             return _native_backward(ctx, grad.contiguous())

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A process that does runs of a study, one after another: `python -m luthier.study.worker`, started by `workers`.
 
-Jobs come in on stdin and reports go out on stdout, both pickled: between two processes of one user on one machine.
+Jobs come in on stdin and reports go out on a pipe whose number is the argument, both pickled: between two processes of
+one user on one machine.
 When stdin closes the study is gone: the run that is under way saves and stops, as on SIGTERM.
 """
 
@@ -14,16 +15,13 @@ import signal
 import sys
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from typing import BinaryIO
+from multiprocessing.connection import Connection
+from typing import Any
 
 
 def main() -> None:
     """Work until there is no more."""
-    out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever prints goes to stderr: stdout carries reports
+    out = Connection(int(sys.argv[1]), readable=False)
     jobs: queue.Queue[Any] = queue.Queue()
     busy = threading.Event()
     threading.Thread(target=_listen, args=(jobs, busy), daemon=True).start()
@@ -36,12 +34,12 @@ def main() -> None:
         _set_threads(threads)
         busy.set()
         try:
-            run = one(replace(work, say=lambda line: _send(out, "say", line)), planned)
+            run = one(replace(work, say=lambda line: out.send(("say", line))), planned)
         except (Interrupted, KeyboardInterrupt):
-            _send(out, "stopped", None)
+            out.send(("stopped", None))
             return
         busy.clear()
-        _send(out, "done", run)
+        out.send(("done", run))
 
 
 def _set_threads(count: int) -> None:
@@ -59,11 +57,6 @@ def _listen(jobs: queue.Queue[Any], busy: threading.Event) -> None:
     jobs.put(None)
     if busy.is_set():
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _send(out: BinaryIO, kind: str, what: Any) -> None:
-    pickle.dump((kind, what), out)
-    out.flush()
 
 
 if __name__ == "__main__":

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import pickle
-import selectors
 import signal
 import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import Interrupted
@@ -30,7 +31,7 @@ _LOOK = 0.2  # seconds between looks at Ctrl-C
 
 
 def places(wanted: int, runs: int) -> int:
-    """How many runs can go on at a time here: one on a GPU, else at most one for each core.
+    """How many runs can go on at a time here: one on a GPU (and on Windows), else at most one for each core.
 
     Args:
         wanted: The study's `jobs`.
@@ -38,7 +39,9 @@ def places(wanted: int, runs: int) -> int:
     """
     import torch
 
-    return 1 if torch.cuda.is_available() else max(1, min(wanted, runs, _cores()))
+    if torch.cuda.is_available() or os.name != "posix":
+        return 1
+    return max(1, min(wanted, runs, _cores()))
 
 
 def _cores() -> int:
@@ -49,11 +52,13 @@ class _Worker:
     """One process and the run it is doing."""
 
     def __init__(self) -> None:
-        words = [sys.executable, "-m", "luthier.study.worker"]
+        self.reports, theirs = Pipe(duplex=False)
+        words = [sys.executable, "-m", "luthier.study.worker", str(theirs.fileno())]
         # A session of its own: a terminal's Ctrl-C would reach it beside ours, and two mean "stop at once".
         self.process = subprocess.Popen(  # noqa: S603 - our own module
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            words, stdin=subprocess.PIPE, pass_fds=[theirs.fileno()], start_new_session=True
         )
+        theirs.close()
         self.doing: Planned | None = None
 
     def give(self, work: Any, planned: Planned, threads: int) -> None:
@@ -65,10 +70,9 @@ class _Worker:
 
     def report(self) -> tuple[str, Any]:
         """What it says next; waits for it."""
-        assert self.process.stdout is not None
         try:
-            found: tuple[str, Any] = pickle.load(self.process.stdout)  # noqa: S301 - our own process
-        except (EOFError, pickle.UnpicklingError):
+            found: tuple[str, Any] = self.reports.recv()
+        except (EOFError, OSError):
             return "died", self.process.wait()
         return found
 
@@ -79,8 +83,7 @@ class _Worker:
         with suppress(OSError):
             self.process.stdin.close()
         self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        self.reports.close()
 
 
 @dataclass(kw_only=True)
@@ -118,53 +121,39 @@ class Workers:
             Interrupted: Ctrl-C or SIGTERM; the runs under way were saved.
         """
         waiting = list(plans)
-        with StopRequest() as stop, selectors.DefaultSelector() as selector:
+        with StopRequest() as stop:
             for worker in self._workers:
-                self._watch(selector, worker)
                 self._next(worker, waiting, told)
             passed_on = False
-            while any(worker.doing for worker in self._workers):
+            while busy := {worker.reports: worker for worker in self._workers if worker.doing}:
                 if stop.asked and not passed_on:
                     passed_on = True
                     waiting.clear()
-                    for worker in self._workers:
-                        if worker.doing:
-                            worker.process.send_signal(signal.SIGINT)
-                for key, _ in selector.select(_LOOK):
-                    self._hear(selector, key.data, waiting, told)
+                    for worker in busy.values():
+                        worker.process.send_signal(signal.SIGINT)
+                for reports in wait(list(busy), _LOOK):
+                    self._hear(busy[reports], waiting, told)  # type: ignore[index]
         if stop.asked:
             raise Interrupted("study", "stopped", "the runs under way were saved", "the same command goes on")
 
-    def _hear(
-        self,
-        selector: selectors.BaseSelector,
-        worker: _Worker,
-        waiting: list[Planned],
-        told: Callable[[Planned, Run | None], None],
-    ) -> None:
+    def _hear(self, worker: _Worker, waiting: list[Planned], told: Callable[[Planned, Run | None], None]) -> None:
         kind, what = worker.report()
         planned = worker.doing
+        assert planned is not None
         if kind == "say":
             self.say(what)
             return
         worker.doing = None
         if kind == "died":
-            selector.unregister(worker.process.stdout)  # type: ignore[arg-type]
             self._workers.remove(worker)
             worker.end()
-            what = planned and _lost(planned, what)
+            what = _lost(planned, what)
             if waiting:
                 self._workers.append(worker := _Worker())
-                self._watch(selector, worker)
-        if planned is not None and what is not None:
+        if what is not None:
             told(planned, what)
-        if worker in self._workers and kind != "stopped":
+        if kind != "stopped":
             self._next(worker, waiting, told)
-
-    @staticmethod
-    def _watch(selector: selectors.BaseSelector, worker: _Worker) -> None:
-        assert worker.process.stdout is not None
-        selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
 
     def _next(self, worker: _Worker, waiting: list[Planned], told: Callable[[Planned, Run | None], None]) -> None:
         if waiting:
