@@ -6,8 +6,8 @@ multiplied with its ancestors' keys and its own segment's keys up to the block's
 segment's products are never made. Scores are made again in the backward pass instead of being kept: that costs one
 small product more and saves H x L x M numbers a layer.
 
-Against torch's scaled_dot_product_attention (one call a segment, forward and backward, bfloat16, 6 heads of 64):
-see benchmarks/results/cpu_attention.md.
+It runs where the C++ loops (`native_attention`) are not built. Against torch's scaled_dot_product_attention, one call a
+segment, forward and backward in bfloat16: 1.1 to 2.7 times as fast.
 
 Shapes: H query heads, K key heads, G = H / K, T tokens, D head size, Q queries of a block, M keys it sees.
 """
