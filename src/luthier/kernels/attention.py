@@ -4,8 +4,8 @@
 `models.planted` registers it with transformers.
 
     plain     one masked softmax over the whole forest, in any floating type: what the others must equal
-    CPU       C++ loops where they are built (`native_attention`), else blocks of queries in bfloat16 (`cpu_attention`) or
-              one scaled-dot-product call a segment; no [T, T] mask exists
+    CPU       C++ loops where they are built (`native_attention`), else blocks of queries in bfloat16 (`cpu_attention`)
+              or one scaled-dot-product call a segment; no [T, T] mask exists
     CUDA      one variable-length call (`kernels.varlen`), else as on the CPU
 
 Shapes: H query heads, K key heads (K divides H), T tokens, D head size, L own tokens, M visible tokens.
