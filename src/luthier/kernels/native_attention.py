@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Forest attention by the C++ loops of `native/attention.cpp`: float32 inside, whatever comes in.
+"""Forest attention by the C++ loops of `native/attention.cpp`: sums and softmax in float32, whatever comes in.
+
+Products take bfloat16 factors (the weights rounded too, as FlashAttention does) where tensors are bfloat16 and the
+processor multiplies such pairs (AVX512_BF16). With rows fetched ahead that took 12.1 ms for 20.9 ms, forward and
+backward, 6 heads of 64 over 1,381 tokens in 8 segments, one Zen 4 core.
 
 What is kept for the backward pass is the output and one log-sum-exp a query and head; no block of scores. Gradients
 of keys that several segments share are added up in float32.
@@ -45,7 +49,7 @@ def native_attention(
 
 
 class _Problem(ctypes.Structure):
-    """`struct Problem` of native/attention.cpp, field by field."""
+    """`struct Problem` of native/problem.h, field by field."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("query", "key", "value", "grad")),

@@ -1,84 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Forest attention, forward and backward, float32 inside: kernels/cpu_attention.py says what it computes.
+// Forest attention, forward and backward: kernels/cpu_attention.py says what it computes. Sums and softmax are float32;
+// factors of products are float32, or bfloat16 for bfloat16 tensors where the processor multiplies those (product.h).
 //
 // One key head and one segment at a time: the keys and values that the segment sees are packed once, then blocks of
 // queries walk over just the keys that the block may see. Scores of a block are made whole (no online softmax), used,
 // and made again in the backward pass; what is kept is one log-sum-exp a query and head.
 
 #include <cmath>
-#include <cstdlib>
-#include <vector>
 
-#include "product.h"
-
-constexpr int64_t BLOCK = 24;  // queries; a multiple of TALL
-
-// Strides are in elements; the last dimension is dense. Must match `_Problem` in kernels/native_attention.py.
-struct Problem {
-    const void *query, *key, *value, *grad;          // [heads, tokens, width], any strides
-    void *out, *grad_query, *grad_key, *grad_value;  // [tokens, heads, width], dense
-    float *lse;                                      // [heads, tokens]
-    const int64_t *starts, *parents;                 // [segments + 1], [segments]
-    int64_t query_head, query_token, key_head, key_token, value_head, value_token;
-    int64_t grad_head, grad_token;
-    int64_t segments, heads, kv_heads, tokens, width, value_width, window;  // window 0: none
-    double scaling;
-};
-
-struct Floats {
-    float *data = nullptr;
-    size_t size = 0;
-    ~Floats() { free(data); }
-    float *room(int64_t wanted) {
-        size_t bytes = up_to(wanted * (int64_t)sizeof(float), 64);
-        if (bytes > size) {
-            free(data);
-            data = (float *)aligned_alloc(64, bytes);
-            if (!data) abort();
-            size = bytes;
-        }
-        return data;
-    }
-};
-
-// Kept by each thread: fresh pages for every call cost more than the packing.
-struct Scratch {
-    Floats key_down, key_across, value_down, value_across, scores, slopes, query, query_panel, above, above_panel, rows,
-        grad_key, grad_value, part_key, part_value;
-};
-static thread_local Scratch scratch;
-
-// What a segment sees: whole ancestors, then itself.
-struct Chain {
-    std::vector<int64_t> from, length;
-    int64_t total = 0;
-    Chain(const Problem &p, int64_t segment) {
-        std::vector<int64_t> line;
-        for (int64_t s = segment; s >= 0; s = p.parents[s]) line.push_back(s);
-        for (auto s = line.rbegin(); s != line.rend(); ++s) {
-            from.push_back(p.starts[*s]);
-            length.push_back(p.starts[*s + 1] - p.starts[*s]);
-            total += length.back();
-        }
-    }
-    template <typename F> void each(F step) const {
-        int64_t row = 0;
-        for (size_t i = 0; i < from.size(); i++)
-            for (int64_t t = 0; t < length[i]; t++) step(row++, from[i] + t);
-    }
-};
-
-// The keys that queries [first, last) of a chain see: [low, high), low on a panel's edge.
-struct Span {
-    int64_t low, high, stride;
-    Span(const Problem &p, int64_t first, int64_t last) : low(0), high(last) {
-        if (p.window > 0 && first + 1 > p.window) low = (first + 1 - p.window) / PANEL * PANEL;
-        stride = up_to(high - low, PANEL) + LANES;  // no power of two: rows would share cache sets
-    }
-    int64_t begin(const Problem &p, int64_t query) const {
-        return (p.window > 0 && query + 1 > p.window ? query + 1 - p.window : 0) - low;
-    }
-};
+#include "problem.h"
 
 static void hide(float *row, int64_t begin, int64_t end, int64_t room, float with) {
     for (int64_t i = 0; i < begin; i++) row[i] = with;
@@ -91,62 +21,86 @@ template <typename T> static const T *at(const void *base, int64_t head, int64_t
 
 // to[d] = from[d] * factor, between any two number types.
 template <typename To, typename From> static void store_row(To *to, const From *from, int64_t width, float factor) {
-    int64_t d = 0;
-    for (; d + LANES <= width; d += LANES) store(to + d, load(from + d) * factor);
-    if (d < width) store_some(to + d, load_some(from + d, (int)(width - d)) * factor, (int)(width - d));
+    for (int64_t d = 0; d < width; d += LANES) store_some(to + d, load_some(from + d, width - d) * factor, width - d);
+}
+
+// Heads lie side by side in a token's row, so a head's rows are far apart, which processors do not foresee.
+template <typename T> static void fetch(const T *row, int64_t width) {
+    for (int64_t d = 0; d < width; d += 64 / (int64_t)sizeof(T)) __builtin_prefetch(row + d);
+}
+constexpr int64_t AHEAD = 12;  // tokens
+
+// Numbers [k, k + LANES) of a row of scores, written where they were read or before, as the left side of a product.
+static inline void lay(float *row, int64_t k, Vec v) { store(row + k, v); }
+static inline void lay(Pair *row, int64_t k, Vec v) { store((bf16 *)row + k, v); }
+
+// The block's scores, and -inf where a query sees nothing.
+static void scale_and_hide(const Problem &p, float *scores, const Span &span, int64_t first, int64_t rows) {
+    const int64_t room = up_to(span.high - span.low, LANES);
+    for (int64_t i = 0; i < rows; i++) {
+        float *row = scores + i * span.stride;
+        for (int64_t k = 0; k < room; k += LANES) store(row + k, load(row + k) * (float)p.scaling);
+        hide(row, span.begin(p, first + i), first + i + 1 - span.low, room, -INFINITY);
+    }
 }
 
 template <typename T>
 static void forward_block(const Problem &p, int64_t head, int64_t start, int64_t first, int64_t rows,
-                          const float *keys, int64_t key_stride, const float *values, int64_t value_stride) {
+                          const Element<T> *keys, int64_t key_stride, const Element<T> *values, int64_t value_stride) {
+    typedef Element<T> E;
     Scratch &s = scratch;
-    const int64_t wide = up_to(p.width, PANEL), out_wide = up_to(p.value_width, PANEL);
+    const int64_t deep = depth_of<E>(p.width), out_wide = up_to(p.value_width, PANEL);
     const Span span(p, first, first + rows);
-    float *query = s.query.room(BLOCK * wide), *scores = s.scores.room(BLOCK * span.stride);
-    float *out = s.rows.room(BLOCK * out_wide);
+    const int64_t seen = span.high - span.low, room = up_to(seen, LANES);
+    E *query = s.query.of<E>(BLOCK * deep);
+    float *scores = s.scores.of(BLOCK * span.stride), *out = s.rows.of(BLOCK * out_wide);
     const T *q = at<T>(p.query, head, p.query_head) + start * p.query_token;
-    for (int64_t i = 0; i < rows; i++) store_row(query + i * wide, q + i * p.query_token, p.width, (float)p.scaling);
-    product<false>(query, wide, 1, keys + span.low / PANEL * key_stride, key_stride, scores, span.stride, rows,
-                   span.high - span.low, p.width);
+    for (int64_t i = 0; i < rows; i++) {
+        lay_row(query + i * deep, q + i * p.query_token, p.width);
+        fetch(q + (i + BLOCK) * p.query_token, p.width);
+    }
+    product<false>(query, deep, 1, keys + span.low / PANEL * key_stride, key_stride, scores, span.stride, rows, seen,
+                   deep);
+    scale_and_hide(p, scores, span, first, rows);
     float shares[BLOCK];
     for (int64_t i = 0; i < rows; i++) {
         float *row = scores + i * span.stride;
-        const int64_t end = first + i + 1 - span.low, room = up_to(span.high - span.low, LANES);
-        hide(row, span.begin(p, first + i), end, room, -INFINITY);
         Vec most = splat(-INFINITY), total = {};
         for (int64_t k = 0; k < room; k += LANES) most = larger(most, load(row + k));
         const float top = largest(most);
         for (int64_t k = 0; k < room; k += LANES) {
             Vec weight = exponential(load(row + k) - top);
-            total += weight;  // a hidden key adds 1e-38
-            store(row + k, weight);
+            total += weight;
+            lay((E *)row, k, weight);
         }
-        hide(row, span.begin(p, first + i), end, room, 0.0f);
         const float mass = sum(total);
         shares[i] = 1.0f / mass;
         p.lse[head * p.tokens + start + i] = top + std::log(mass);
     }
-    product<false>(scores, span.stride, 1, values + span.low * PANEL, value_stride, out, out_wide, rows, p.value_width,
-                   span.high - span.low);
+    product<false>((const E *)scores, span.stride, 1, values + depth_of<E>(span.low) * PANEL, value_stride, out, out_wide,
+                   rows, p.value_width, depth_of<E>(seen));
     const int64_t step = p.heads * p.value_width;
     T *to = (T *)p.out + start * step + head * p.value_width;
     for (int64_t i = 0; i < rows; i++) store_row(to + i * step, out + i * out_wide, p.value_width, shares[i]);
 }
 
-
 template <typename T> static void forward(const Problem &p, int64_t head) {
+    typedef Element<T> E;
     const int64_t groups = p.heads / p.kv_heads;
     const T *k = at<T>(p.key, head, p.key_head), *v = at<T>(p.value, head, p.value_head);
     for (int64_t s = 0; s < p.segments; s++) {
         const int64_t own = p.starts[s + 1] - p.starts[s];
         if (!own) continue;
         const Chain chain(p, s);
-        const int64_t above = chain.total - own, key_stride = p.width * PANEL, value_stride = chain.total * PANEL;
-        float *keys = scratch.key_down.room(up_to(chain.total, PANEL) * p.width);
-        float *values = scratch.value_across.room(up_to(p.value_width, PANEL) * chain.total);
+        const int64_t above = chain.total - own, depth = depth_of<E>(chain.total);
+        const int64_t key_stride = depth_of<E>(p.width) * PANEL, value_stride = depth * PANEL;
+        E *keys = scratch.key_down.of<E>(up_to(chain.total, PANEL) * depth_of<E>(p.width));
+        E *values = scratch.value_across.of<E>(up_to(p.value_width, PANEL) * depth);
         chain.each([&](int64_t row, int64_t token) {
+            fetch(k + (token + AHEAD) * p.key_token, p.width);
+            fetch(v + (token + AHEAD) * p.value_token, p.value_width);
             pack_column(k + token * p.key_token, p.width, keys, key_stride, row);
-            pack_row(v + token * p.value_token, p.value_width, values, value_stride, row, 1.0f);
+            pack_row(v + token * p.value_token, p.value_width, values, value_stride, row);
         });
         for (int64_t h = head * groups; h < (head + 1) * groups; h++)
             for (int64_t i = 0; i < own; i += BLOCK)
@@ -155,8 +109,8 @@ template <typename T> static void forward(const Problem &p, int64_t head) {
     }
 }
 
-struct Packed {
-    const float *key_down, *key_across, *value_down;
+template <typename E> struct Packed {
+    const E *key_down, *key_across, *value_down;
     float *grad_key, *grad_value;  // [chain, width rounded up]
     int64_t key_stride, across_stride, value_stride;
 };
@@ -164,64 +118,72 @@ struct Packed {
 // P from the log-sum-exp; then dS = P (dP - delta) with dP = dO V^T and delta = sum of dO O (FlashAttention, 2205.14135).
 template <typename T>
 static void backward_block(const Problem &p, int64_t head, int64_t start, int64_t first, int64_t rows,
-                           const Packed &packed) {
+                           const Packed<Element<T>> &packed) {
+    typedef Element<T> E;
     Scratch &s = scratch;
-    const int64_t wide = up_to(p.width, PANEL), out_wide = up_to(p.value_width, PANEL), panel = BLOCK * PANEL;
+    const int64_t deep = depth_of<E>(p.width), out_deep = depth_of<E>(p.value_width), panel = depth_of<E>(BLOCK) * PANEL;
+    const int64_t wide = up_to(p.width, PANEL), out_wide = up_to(p.value_width, PANEL);
     const Span span(p, first, first + rows);
-    const int64_t seen = span.high - span.low, room = up_to(seen, LANES);
-    float *query = s.query.room(BLOCK * wide), *query_panel = s.query_panel.room(BLOCK * wide);
-    float *above = s.above.room(BLOCK * out_wide), *above_panel = s.above_panel.room(BLOCK * out_wide);
-    float *scores = s.scores.room(BLOCK * span.stride), *slopes = s.slopes.room(BLOCK * span.stride);
-    float *grad_query = s.rows.room(BLOCK * wide), deltas[BLOCK];
+    const int64_t seen = span.high - span.low, room = up_to(seen, LANES), size = BLOCK * span.stride;
+    E *query = s.query.of<E>(BLOCK * deep), *query_panel = s.query_panel.of<E>(depth_of<E>(BLOCK) * wide);
+    E *above = s.above.of<E>(BLOCK * out_deep), *above_panel = s.above_panel.of<E>(depth_of<E>(BLOCK) * out_wide);
+    float *scores = s.scores.of(size), *slopes = s.slopes.of(size);
+    float *grad_query = s.rows.of(BLOCK * wide), deltas[BLOCK];
+    // The same numbers with queries along the depth; floats serve both ways.
+    constexpr bool pairs = std::is_same_v<E, Pair>;
+    E *weights_down = pairs ? s.score_pairs.of<E>(size) : (E *)scores;
+    E *slopes_down = pairs ? s.slope_pairs.of<E>(size) : (E *)slopes;
     const T *q = at<T>(p.query, head, p.query_head) + start * p.query_token;
     const int64_t out_step = p.heads * p.value_width, query_step = p.heads * p.width;
     const T *o = (const T *)p.out + start * out_step + head * p.value_width;
     const T *g = at<T>(p.grad, head, p.grad_head) + start * p.grad_token;
     for (int64_t i = 0; i < rows; i++) {
-        store_row(query + i * wide, q + i * p.query_token, p.width, (float)p.scaling);
-        store_row(above + i * out_wide, g + i * p.grad_token, p.value_width, 1.0f);
-        pack_row(q + i * p.query_token, p.width, query_panel, panel, i, (float)p.scaling);
-        pack_row(g + i * p.grad_token, p.value_width, above_panel, panel, i, 1.0f);
+        const T *q_row = q + i * p.query_token, *g_row = g + i * p.grad_token, *o_row = o + i * out_step;
+        fetch(q_row + BLOCK * p.query_token, p.width);
+        fetch(g_row + BLOCK * p.grad_token, p.value_width);
+        fetch(o_row + BLOCK * out_step, p.value_width);
+        lay_row(query + i * deep, q_row, p.width);
+        lay_row(above + i * out_deep, g_row, p.value_width);
+        pack_row(q_row, p.width, query_panel, panel, i);
+        pack_row(g_row, p.value_width, above_panel, panel, i);
         Vec delta = {};
-        for (int64_t d = 0; d < p.value_width; d += LANES) {
-            int n = p.value_width - d < LANES ? (int)(p.value_width - d) : LANES;
-            delta += load_some(g + i * p.grad_token + d, n) * load_some(o + i * out_step + d, n);
-        }
+        for (int64_t d = 0; d < p.value_width; d += LANES)
+            delta += load_some(g_row + d, p.value_width - d) * load_some(o_row + d, p.value_width - d);
         deltas[i] = sum(delta);
     }
-    product<false>(query, wide, 1, packed.key_down + span.low / PANEL * packed.key_stride, packed.key_stride, scores,
-                   span.stride, rows, seen, p.width);
-    product<false>(above, out_wide, 1, packed.value_down + span.low / PANEL * packed.value_stride, packed.value_stride,
-                   slopes, span.stride, rows, seen, p.value_width);
+    product<false>(query, deep, 1, packed.key_down + span.low / PANEL * packed.key_stride, packed.key_stride, scores,
+                   span.stride, rows, seen, deep);
+    product<false>(above, out_deep, 1, packed.value_down + span.low / PANEL * packed.value_stride, packed.value_stride,
+                   slopes, span.stride, rows, seen, out_deep);
+    scale_and_hide(p, scores, span, first, rows);
     for (int64_t i = 0; i < rows; i++) {
         float *score = scores + i * span.stride, *slope = slopes + i * span.stride;
-        const int64_t begin = span.begin(p, first + i), end = first + i + 1 - span.low;
         const float lse = p.lse[head * p.tokens + start + i];
-        hide(score, begin, end, room, -INFINITY);
-        hide(slope, begin, end, room, 0.0f);
+        hide(slope, span.begin(p, first + i), first + i + 1 - span.low, room, 0.0f);
         for (int64_t k = 0; k < room; k += LANES) {
-            Vec weight = exponential(load(score + k) - lse);
-            store(score + k, weight);
-            store(slope + k, weight * (load(slope + k) - deltas[i]));
+            const Vec weight = exponential(load(score + k) - lse), d = weight * (load(slope + k) - deltas[i]);
+            weave(weights_down, span.stride, i, k, weight);
+            if (pairs) weave(slopes_down, span.stride, i, k, d);
+            lay((E *)slope, k, d);
         }
-        hide(score, begin, end, room, 0.0f);
-        hide(slope, begin, end, room, 0.0f);
     }
-    product<false>(slopes, span.stride, 1, packed.key_across + span.low * PANEL, packed.across_stride, grad_query, wide,
-                   rows, p.width, seen);
-    product<true>(slopes, 1, span.stride, query_panel, panel, packed.grad_key + span.low * wide, wide, seen, p.width,
-                  rows);
-    product<true>(scores, 1, span.stride, above_panel, panel, packed.grad_value + span.low * out_wide, out_wide, seen,
-                  p.value_width, rows);
+    product<false>((const E *)slopes, span.stride, 1, packed.key_across + depth_of<E>(span.low) * PANEL,
+                   packed.across_stride, grad_query, wide, rows, p.width, depth_of<E>(seen));
+    product<true>(slopes_down, 1, span.stride, query_panel, panel, packed.grad_key + span.low * wide, wide, seen,
+                  p.width, depth_of<E>(rows));
+    product<true>(weights_down, 1, span.stride, above_panel, panel, packed.grad_value + span.low * out_wide, out_wide,
+                  seen, p.value_width, depth_of<E>(rows));
     T *to = (T *)p.grad_query + start * query_step + head * p.width;
     for (int64_t i = 0; i < rows; i++)
         store_row(to + i * query_step, grad_query + i * wide, p.width, (float)p.scaling);
 }
 
 template <typename T> static void backward(const Problem &p, int64_t head) {
+    typedef Element<T> E;
     const int64_t groups = p.heads / p.kv_heads, wide = up_to(p.width, PANEL), out_wide = up_to(p.value_width, PANEL);
+    const int64_t deep = depth_of<E>(p.width), out_deep = depth_of<E>(p.value_width);
     const T *k = at<T>(p.key, head, p.key_head), *v = at<T>(p.value, head, p.value_head);
-    float *all_keys = scratch.grad_key.room(p.tokens * wide), *all_values = scratch.grad_value.room(p.tokens * out_wide);
+    float *all_keys = scratch.grad_key.of(p.tokens * wide), *all_values = scratch.grad_value.of(p.tokens * out_wide);
     memset(all_keys, 0, p.tokens * wide * sizeof(float));
     memset(all_values, 0, p.tokens * out_wide * sizeof(float));
     for (int64_t s = 0; s < p.segments; s++) {
@@ -229,21 +191,23 @@ template <typename T> static void backward(const Problem &p, int64_t head) {
         if (!own) continue;
         const Chain chain(p, s);
         const int64_t total = chain.total, above = total - own;
-        Packed packed;
-        packed.key_stride = p.width * PANEL, packed.value_stride = p.value_width * PANEL;
-        packed.across_stride = total * PANEL;
-        float *key_down = scratch.key_down.room(up_to(total, PANEL) * p.width);
-        float *key_across = scratch.key_across.room(wide * total);
-        float *value_down = scratch.value_down.room(up_to(total, PANEL) * p.value_width);
+        Packed<E> packed;
+        packed.key_stride = deep * PANEL, packed.value_stride = out_deep * PANEL;
+        packed.across_stride = depth_of<E>(total) * PANEL;
+        E *key_down = scratch.key_down.of<E>(up_to(total, PANEL) * deep);
+        E *key_across = scratch.key_across.of<E>(wide * depth_of<E>(total));
+        E *value_down = scratch.value_down.of<E>(up_to(total, PANEL) * out_deep);
         chain.each([&](int64_t row, int64_t token) {
+            fetch(k + (token + AHEAD) * p.key_token, p.width);
+            fetch(v + (token + AHEAD) * p.value_token, p.value_width);
             pack_column(k + token * p.key_token, p.width, key_down, packed.key_stride, row);
-            pack_row(k + token * p.key_token, p.width, key_across, packed.across_stride, row, 1.0f);
+            pack_row(k + token * p.key_token, p.width, key_across, packed.across_stride, row);
             pack_column(v + token * p.value_token, p.value_width, value_down, packed.value_stride, row);
         });
         packed.key_down = key_down, packed.key_across = key_across, packed.value_down = value_down;
         const bool alone = p.parents[s] < 0;  // its keys' gradients are added up where they belong
-        packed.grad_key = alone ? all_keys + p.starts[s] * wide : scratch.part_key.room(total * wide);
-        packed.grad_value = alone ? all_values + p.starts[s] * out_wide : scratch.part_value.room(total * out_wide);
+        packed.grad_key = alone ? all_keys + p.starts[s] * wide : scratch.part_key.of(total * wide);
+        packed.grad_value = alone ? all_values + p.starts[s] * out_wide : scratch.part_value.of(total * out_wide);
         if (!alone) {
             memset(packed.grad_key, 0, total * wide * sizeof(float));
             memset(packed.grad_value, 0, total * out_wide * sizeof(float));
@@ -260,7 +224,7 @@ template <typename T> static void backward(const Problem &p, int64_t head) {
     }
     T *to_key = (T *)p.grad_key + head * p.width, *to_value = (T *)p.grad_value + head * p.value_width;
     for (int64_t t = 0; t < p.tokens; t++) {
-        store_row(to_key + t * p.kv_heads * p.width, all_keys + t * wide, p.width, 1.0f);
+        store_row(to_key + t * p.kv_heads * p.width, all_keys + t * wide, p.width, (float)p.scaling);
         store_row(to_value + t * p.kv_heads * p.value_width, all_values + t * out_wide, p.value_width, 1.0f);
     }
 }

@@ -1,36 +1,66 @@
 // SPDX-License-Identifier: Apache-2.0
-// Small float32 matrix products whose right side was packed: panels of PANEL columns, each panel row after row.
-// Accumulators stay in registers: TALL rows times up to WIDE vectors.
+// Small matrix products, summed in float32, whose right side was packed: panels of PANEL columns, each panel row after
+// row. Accumulators stay in registers: TALL rows times up to WIDE vectors.
+//
+// An element E of either side is a float, or a Pair: two neighbours along the depth as bfloat16, where the processor
+// multiplies and adds such pairs (AVX512_BF16: twice the products an instruction). Sizes and strides of sides count
+// elements; depth_of says how many elements a depth of n numbers takes.
 
 #pragma once
+#include <type_traits>
+
 #include "vector.h"
 
 constexpr int TALL = 6;
 constexpr int WIDE = LANES == 8 ? 2 : 4;  // AVX2 has 16 registers, AVX-512 and NEON 32
 constexpr int PANEL = WIDE * LANES;
 
+struct Pair {
+    uint32_t bits;  // the number further along the depth in the upper half
+};
+
+#if defined(__AVX512BF16__)
+template <typename T> using Element = std::conditional_t<std::is_same_v<T, bf16>, Pair, float>;
+
+static inline Vec multiply_add(Vec total, Pair left, Bits right) {
+    return (Vec)_mm512_dpbf16_ps((__m512)total, (__m512bh)_mm512_set1_epi32((int)left.bits), (__m512bh)right);
+}
+#else
+template <typename T> using Element = float;
+#endif
+
+static inline Vec multiply_add(Vec total, float left, Vec right) { return total + splat(left) * right; }
+
+static inline Bits load(const Pair *p) {
+    Bits v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
 static inline int64_t up_to(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
+template <typename E> static inline int64_t depth_of(int64_t n) {
+    return std::is_same_v<E, Pair> ? (n + 1) / 2 : n;
+}
+
 // A tile: c[M, N vectors] (+)= a[M, depth] b[depth, N vectors]; a's element (m, k) lies at a[m * am + k * ak].
-template <int M, int N, bool ADD>
-static inline void tile(const float *a, int64_t am, int64_t ak, const float *b, float *c, int64_t cm, int64_t depth) {
+template <int M, int N, bool ADD, typename E>
+static inline void tile(const E *a, int64_t am, int64_t ak, const E *b, float *c, int64_t cm, int64_t depth) {
     Vec total[M][N];
     for (int m = 0; m < M; m++)
         for (int n = 0; n < N; n++) total[m][n] = ADD ? load(c + m * cm + n * LANES) : Vec{};
     for (int64_t k = 0; k < depth; k++) {
-        Vec right[N];
+        decltype(load(b)) right[N];
         for (int n = 0; n < N; n++) right[n] = load(b + k * PANEL + n * LANES);
-        for (int m = 0; m < M; m++) {
-            Vec left = splat(a[m * am + k * ak]);
-            for (int n = 0; n < N; n++) total[m][n] += left * right[n];
-        }
+        for (int m = 0; m < M; m++)
+            for (int n = 0; n < N; n++) total[m][n] = multiply_add(total[m][n], a[m * am + k * ak], right[n]);
     }
     for (int m = 0; m < M; m++)
         for (int n = 0; n < N; n++) store(c + m * cm + n * LANES, total[m][n]);
 }
 
-template <int N, bool ADD>
-static inline void column(const float *a, int64_t am, int64_t ak, const float *b, float *c, int64_t cm, int64_t rows,
+template <int N, bool ADD, typename E>
+static inline void column(const E *a, int64_t am, int64_t ak, const E *b, float *c, int64_t cm, int64_t rows,
                           int64_t depth) {
     int64_t m = 0;
     for (; m + TALL <= rows; m += TALL) tile<TALL, N, ADD>(a + m * am, am, ak, b, c + m * cm, cm, depth);
@@ -45,11 +75,11 @@ static inline void column(const float *a, int64_t am, int64_t ak, const float *b
     }
 }
 
-// c[rows, columns] (+)= a[rows, depth] b[depth, columns]; `stride` floats lie between b's panels. c must have room up
+// c[rows, columns] (+)= a[rows, depth] b[depth, columns]; `stride` elements lie between b's panels. c must have room up
 // to the next multiple of LANES columns.
-template <bool ADD>
-static inline void product(const float *a, int64_t am, int64_t ak, const float *b, int64_t stride, float *c,
-                           int64_t cm, int64_t rows, int64_t columns, int64_t depth) {
+template <bool ADD, typename E>
+static inline void product(const E *a, int64_t am, int64_t ak, const E *b, int64_t stride, float *c, int64_t cm,
+                           int64_t rows, int64_t columns, int64_t depth) {
     for (; columns > 0; columns -= PANEL, b += stride, c += PANEL) {
         int64_t vectors = columns >= PANEL ? WIDE : (columns + LANES - 1) / LANES;
         switch (vectors) {
@@ -61,24 +91,46 @@ static inline void product(const float *a, int64_t am, int64_t ak, const float *
     }
 }
 
+// Vector `column` of row `row` becomes depth `row` of the columns there: for pairs, two rows share one.
+static inline void weave(float *to, int64_t stride, int64_t row, int64_t column, Vec v) {
+    store(to + row * stride + column, v);
+}
+
+static inline void weave(Pair *to, int64_t stride, int64_t row, int64_t column, Vec v) {
+    Pair *place = to + row / 2 * stride + column;
+    Bits half = __builtin_convertvector(narrow(v), Bits);
+    half = row % 2 ? load(place) | half << 16 : half;  // the first of the two leaves a zero for the second
+    memcpy(place, &half, sizeof half);
+}
+
+// A row becomes a row of the left side: its numbers lie along the depth.
+template <typename T> static inline void lay_row(float *to, const T *from, int64_t width) {
+    for (int64_t d = 0; d < width; d += LANES) store_some(to + d, load_some(from + d, width - d), width - d);
+}
+
+static inline void lay_row(Pair *to, const bf16 *from, int64_t width) {
+    int64_t d = 0;
+    for (; d + 2 * LANES <= width; d += 2 * LANES) memcpy(to + d / 2, from + d, sizeof(Vec));  // a known size is one move
+    if (d == width) return;
+    to[width / 2].bits = 0;
+    memcpy(to + d / 2, from + d, (width - d) * sizeof(bf16));
+}
+
 // Rows become the depth of a product: x[row, d] goes to panel d / PANEL, row `row`. Padding lanes become zeros.
-template <typename T>
-static inline void pack_row(const T *x, int64_t width, float *packed, int64_t stride, int64_t row, float factor) {
-    for (int64_t d = 0; d < width; d += LANES) {
-        int n = width - d < LANES ? (int)(width - d) : LANES;
-        Vec v = n == LANES ? load(x + d) : load_some(x + d, n);
-        store(packed + d / PANEL * stride + row * PANEL + d % PANEL, v * factor);
-    }
+template <typename T, typename E>
+static inline void pack_row(const T *x, int64_t width, E *packed, int64_t stride, int64_t row) {
+    for (int64_t d = 0; d < width; d += LANES)
+        weave(packed + d / PANEL * stride, PANEL, row, d % PANEL, load_some(x + d, width - d));
 }
 
 // Rows become the columns of a product: x[row, d] goes to panel row / PANEL, row d, column row % PANEL.
-template <typename T>
-static inline void pack_column(const T *x, int64_t width, float *packed, int64_t stride, int64_t row) {
-    float *to = packed + row / PANEL * stride + row % PANEL;
-    for (int64_t d = 0; d < width; d += LANES) {
-        int n = width - d < LANES ? (int)(width - d) : LANES;
-        float room[LANES];
-        store(room, n == LANES ? load(x + d) : load_some(x + d, n));
-        for (int i = 0; i < n; i++) to[(d + i) * PANEL] = room[i];
+template <typename T, typename E>
+static inline void pack_column(const T *x, int64_t width, E *packed, int64_t stride, int64_t row) {
+    E *to = packed + row / PANEL * stride + row % PANEL, room[LANES];
+    constexpr int64_t STEP = LANES * (std::is_same_v<E, Pair> ? 2 : 1);
+    for (int64_t d = 0; d < width; d += STEP, to += LANES * PANEL) {
+        const int64_t n = width - d < STEP ? width - d : STEP;
+        lay_row(room, x + d, n);
+        for (int64_t i = 0; i < depth_of<E>(n); i++) to[i * PANEL] = room[i];
     }
 }

@@ -14,15 +14,6 @@ template <typename F> static inline void walk(int64_t width, F step) {
     if (i < width) step(i, (int)(width - i));
 }
 
-template <typename T> static inline Vec get(const T *p, int n) { return n == LANES ? load(p) : load_some(p, n); }
-
-template <typename T> static inline void put(T *p, Vec v, int n) {
-    if (n == LANES)
-        store(p, v);
-    else
-        store_some(p, v, n);
-}
-
 template <typename T>
 static void rms_norm_forward(const T *x, const T *weight, T *out, float *scale, int64_t width, float eps,
                              int64_t first, int64_t last) {
@@ -31,14 +22,14 @@ static void rms_norm_forward(const T *x, const T *weight, T *out, float *scale, 
         T *to = out + row * width;
         Vec squares = {};
         walk(width, [&](int64_t i, int n) {
-            Vec v = get(from + i, n);
+            Vec v = load_some(from + i, n);
             squares += v * v;
         });
         float factor = 1.0f / std::sqrt(sum(squares) / width + eps);
         scale[row] = factor;
         walk(width, [&](int64_t i, int n) {
-            Vec normed = rounded(x, get(from + i, n) * factor);  // transformers rounds before it multiplies
-            put(to + i, normed * get(weight + i, n), n);
+            Vec normed = rounded(x, load_some(from + i, n) * factor);  // transformers rounds before it multiplies
+            store_some(to + i, normed * load_some(weight + i, n), n);
         });
     }
 }
@@ -51,16 +42,16 @@ static void rms_norm_backward(const T *grad, const T *x, const T *weight, const 
         const T *g = grad + row * width, *from = x + row * width;
         T *to = grad_x + row * width;
         Vec dot = {};
-        walk(width, [&](int64_t i, int n) { dot += get(g + i, n) * get(weight + i, n) * get(from + i, n); });
+        walk(width, [&](int64_t i, int n) { dot += load_some(g + i, n) * load_some(weight + i, n) * load_some(from + i, n); });
         float factor = scale[row], back = sum(dot) * factor * factor * factor / width;
         walk(width, [&](int64_t i, int n) {
-            Vec above = get(g + i, n) * get(weight + i, n);
-            put(to + i, above * factor - get(from + i, n) * back, n);
+            Vec above = load_some(g + i, n) * load_some(weight + i, n);
+            store_some(to + i, above * factor - load_some(from + i, n) * back, n);
         });
         if (!grad_weight) continue;
         float *total = grad_weight + row / chunk * width;
         walk(width, [&](int64_t i, int n) {
-            put(total + i, get(total + i, n) + get(g + i, n) * rounded(x, get(from + i, n) * factor), n);
+            store_some(total + i, load_some(total + i, n) + load_some(g + i, n) * rounded(x, load_some(from + i, n) * factor), n);
         });
     }
 }
@@ -69,8 +60,8 @@ static inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exponential(-x)); }
 
 template <typename T> static void swiglu_forward(const T *gate, const T *up, T *out, int64_t first, int64_t last) {
     walk(last - first, [&](int64_t i, int n) {
-        Vec g = get(gate + first + i, n);
-        put(out + first + i, g * sigmoid(g) * get(up + first + i, n), n);
+        Vec g = load_some(gate + first + i, n);
+        store_some(out + first + i, g * sigmoid(g) * load_some(up + first + i, n), n);
     });
 }
 
@@ -79,9 +70,9 @@ static void swiglu_backward(const T *grad, const T *gate, const T *up, T *grad_g
                             int64_t last) {
     walk(last - first, [&](int64_t i, int n) {
         int64_t at = first + i;
-        Vec d = get(grad + at, n), g = get(gate + at, n), s = sigmoid(g);
-        put(grad_up + at, d * g * s, n);
-        put(grad_gate + at, d * get(up + at, n) * s * (1.0f + g * (1.0f - s)), n);
+        Vec d = load_some(grad + at, n), g = load_some(gate + at, n), s = sigmoid(g);
+        store_some(grad_up + at, d * g * s, n);
+        store_some(grad_gate + at, d * load_some(up + at, n) * s * (1.0f + g * (1.0f - s)), n);
     });
 }
 
@@ -108,7 +99,7 @@ static void log_softmax_gradient(T *logits, const int64_t *target, float *logp, 
         float chosen = load_some(z + target[row], 1)[0];
         logp[row] = chosen - top - std::log(mass);
         float share = -1.0f / mass;
-        walk(width, [&](int64_t i, int n) { put(z + i, exponential(get(z + i, n) - top) * share, n); });
+        walk(width, [&](int64_t i, int n) { store_some(z + i, exponential(load_some(z + i, n) - top) * share, n); });
         store_some(z + target[row], splat(1.0f + std::exp(chosen - top) * share), 1);
     }
 }

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Vectors of float32 as wide as the machine's registers, loaded from and stored to float32 or bfloat16 memory.
-// GCC and Clang vector types: no intrinsics, so the same source serves AVX-512, AVX2 and NEON.
+// GCC and Clang vector types, so the same source serves AVX-512, AVX2 and NEON; intrinsics only where a processor's
+// bfloat16 instructions (AVX512_BF16) have no other name.
 
 #pragma once
 #include <cstdint>
 #include <cstring>
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 constexpr int LANES = 16;
@@ -41,11 +45,15 @@ static inline void store(float *p, Vec v) { memcpy(p, &v, sizeof v); }
 
 // Round to nearest, ties to even; a NaN stays a (quiet) NaN: adding to its bits could carry it to zero.
 static inline Halves narrow(Vec v) {
+#if defined(__AVX512BF16__)
+    return (Halves)_mm512_cvtneps_pbh((__m512)v);  // below 1.2e-38 it gives 0
+#else
     Bits u = (Bits)v;
     u = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
     Bits nan = (Bits)(v != v);
     u = (u & ~nan) | (nan & 0x7fc0u);
     return __builtin_convertvector(u, Halves);
+#endif
 }
 
 static inline void store(bf16 *p, Vec v) {
@@ -57,37 +65,45 @@ static inline void store(bf16 *p, Vec v) {
 static inline Vec rounded(const float *, Vec v) { return v; }
 static inline Vec rounded(const bf16 *, Vec v) { return (Vec)(__builtin_convertvector(narrow(v), Bits) << 16); }
 
-// Rows whose length is no multiple of LANES: the first n lanes, zeros behind.
-template <typename T> static inline Vec load_some(const T *p, int n) {
+// Rows whose length is no multiple of LANES: at most n lanes, zeros behind.
+template <typename T> static inline Vec load_some(const T *p, int64_t n) {
+    if (n >= LANES) return load(p);
     T room[LANES] = {};
     memcpy(room, p, n * sizeof(T));
     return load(room);
 }
 
-template <typename T> static inline void store_some(T *p, Vec v, int n) {
+template <typename T> static inline void store_some(T *p, Vec v, int64_t n) {
+    if (n >= LANES) return store(p, v);
     T room[LANES];
     store(room, v);
     memcpy(p, room, n * sizeof(T));
 }
 
+// Halves onto halves: LANES additions one behind the other would wait for each other.
 static inline float sum(Vec v) {
-    float total = 0;
-    for (int i = 0; i < LANES; i++) total += v[i];
-    return total;
+    float room[LANES];
+    store(room, v);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) room[i] += room[i + half];
+    return room[0];
 }
 
 static inline Vec larger(Vec a, Vec b) { return a < b ? b : a; }
 
 static inline float largest(Vec v) {
-    float most = v[0];
-    for (int i = 1; i < LANES; i++) most = v[i] > most ? v[i] : most;
-    return most;
+    float room[LANES];
+    store(room, v);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) room[i] = room[i] < room[i + half] ? room[i + half] : room[i];
+    return room[0];
 }
 
-// exp to about 2e-7 relative (Cephes' expf polynomial). Below -87 it is 1e-38, not 0; NaN stays NaN.
+// exp to about 2e-7 relative (Cephes' expf polynomial). Below -87.3 it is 0; NaN stays NaN.
 static inline Vec exponential(Vec x) {
     const Vec low = splat(-87.3f), high = splat(88.3f);
-    x = x < low ? low : x;
+    const Ints none = x < low;
+    x = none ? low : x;
     x = x > high ? high : x;
     const Vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
     Vec n = x * splat(1.44269504088896341f) + magic;
@@ -102,5 +118,5 @@ static inline Vec exponential(Vec x) {
     y = y * x + splat(1.6666665459e-1f);
     y = y * x + splat(5.0000001201e-1f);
     y = y * x * x + x + splat(1.0f);
-    return (Vec)((Ints)y + power);
+    return none ? Vec{} : (Vec)((Ints)y + power);
 }
