@@ -19,11 +19,6 @@ template <typename T> static const T *at(const void *base, int64_t head, int64_t
     return (const T *)base + head * head_stride;
 }
 
-// to[d] = from[d] * factor, between any two number types.
-template <typename To, typename From> static void store_row(To *to, const From *from, int64_t width, float factor) {
-    for (int64_t d = 0; d < width; d += LANES) store_some(to + d, load_some(from + d, width - d) * factor, width - d);
-}
-
 // Heads lie side by side in a token's row, so a head's rows are far apart, which processors do not foresee.
 template <typename T> static void fetch(const T *row, int64_t width) {
     for (int64_t d = 0; d < width; d += 64 / (int64_t)sizeof(T)) __builtin_prefetch(row + d);
@@ -46,7 +41,7 @@ static void scale_and_hide(const Problem &p, float *scores, const Span &span, in
 
 template <typename T>
 static void forward_block(const Problem &p, int64_t head, int64_t start, int64_t first, int64_t rows,
-                          const Element<T> *keys, int64_t key_stride, const Element<T> *values, int64_t value_stride) {
+                          Right<Element<T>> keys, Right<Element<T>> values) {
     typedef Element<T> E;
     Scratch &s = scratch;
     const int64_t deep = depth_of<E>(p.width), out_wide = up_to(p.value_width, PANEL);
@@ -59,8 +54,7 @@ static void forward_block(const Problem &p, int64_t head, int64_t start, int64_t
         lay_row(query + i * deep, q + i * p.query_token, p.width);
         fetch(q + (i + BLOCK) * p.query_token, p.width);
     }
-    product<false>(query, deep, 1, keys + span.low / PANEL * key_stride, key_stride, scores, span.stride, rows, seen,
-                   deep);
+    product<false>({query, deep, 1}, keys.from_column(span.low), scores, span.stride, rows, seen, deep);
     scale_and_hide(p, scores, span, first, rows);
     float shares[BLOCK];
     for (int64_t i = 0; i < rows; i++) {
@@ -77,8 +71,8 @@ static void forward_block(const Problem &p, int64_t head, int64_t start, int64_t
         shares[i] = 1.0f / mass;
         p.lse[head * p.tokens + start + i] = top + std::log(mass);
     }
-    product<false>((const E *)scores, span.stride, 1, values + depth_of<E>(span.low) * PANEL, value_stride, out, out_wide,
-                   rows, p.value_width, depth_of<E>(seen));
+    product<false>({(const E *)scores, span.stride, 1}, values.from_depth(span.low), out, out_wide, rows, p.value_width,
+                   depth_of<E>(seen));
     const int64_t step = p.heads * p.value_width;
     T *to = (T *)p.out + start * step + head * p.value_width;
     for (int64_t i = 0; i < rows; i++) store_row(to + i * step, out + i * out_wide, p.value_width, shares[i]);
@@ -93,26 +87,23 @@ template <typename T> static void forward(const Problem &p, int64_t head) {
         if (!own) continue;
         const Chain chain(p, s);
         const int64_t above = chain.total - own, depth = depth_of<E>(chain.total);
-        const int64_t key_stride = depth_of<E>(p.width) * PANEL, value_stride = depth * PANEL;
-        E *keys = scratch.key_down.of<E>(up_to(chain.total, PANEL) * depth_of<E>(p.width));
-        E *values = scratch.value_across.of<E>(up_to(p.value_width, PANEL) * depth);
+        const Right<E> keys = scratch.key_down.side<E>(depth_of<E>(p.width), chain.total);
+        const Right<E> values = scratch.value_across.side<E>(depth, p.value_width);
         chain.each([&](int64_t row, int64_t token) {
             fetch(k + (token + AHEAD) * p.key_token, p.width);
             fetch(v + (token + AHEAD) * p.value_token, p.value_width);
-            pack_column(k + token * p.key_token, p.width, keys, key_stride, row);
-            pack_row(v + token * p.value_token, p.value_width, values, value_stride, row);
+            pack_column(k + token * p.key_token, p.width, keys, row);
+            pack_row(v + token * p.value_token, p.value_width, values, row);
         });
         for (int64_t h = head * groups; h < (head + 1) * groups; h++)
             for (int64_t i = 0; i < own; i += BLOCK)
-                forward_block<T>(p, h, p.starts[s] + i, above + i, own - i < BLOCK ? own - i : BLOCK, keys, key_stride,
-                                 values, value_stride);
+                forward_block<T>(p, h, p.starts[s] + i, above + i, own - i < BLOCK ? own - i : BLOCK, keys, values);
     }
 }
 
 template <typename E> struct Packed {
-    const E *key_down, *key_across, *value_down;
+    Right<E> key_down, key_across, value_down;
     float *grad_key, *grad_value;  // [chain, width rounded up]
-    int64_t key_stride, across_stride, value_stride;
 };
 
 // P from the log-sum-exp; then dS = P (dP - delta) with dP = dO V^T and delta = sum of dO O (FlashAttention, 2205.14135).
@@ -121,12 +112,13 @@ static void backward_block(const Problem &p, int64_t head, int64_t start, int64_
                            const Packed<Element<T>> &packed) {
     typedef Element<T> E;
     Scratch &s = scratch;
-    const int64_t deep = depth_of<E>(p.width), out_deep = depth_of<E>(p.value_width), panel = depth_of<E>(BLOCK) * PANEL;
+    const int64_t deep = depth_of<E>(p.width), out_deep = depth_of<E>(p.value_width);
     const int64_t wide = up_to(p.width, PANEL), out_wide = up_to(p.value_width, PANEL);
     const Span span(p, first, first + rows);
     const int64_t seen = span.high - span.low, room = up_to(seen, LANES), size = BLOCK * span.stride;
-    E *query = s.query.of<E>(BLOCK * deep), *query_panel = s.query_panel.of<E>(depth_of<E>(BLOCK) * wide);
-    E *above = s.above.of<E>(BLOCK * out_deep), *above_panel = s.above_panel.of<E>(depth_of<E>(BLOCK) * out_wide);
+    E *query = s.query.of<E>(BLOCK * deep), *above = s.above.of<E>(BLOCK * out_deep);
+    const Right<E> query_panel = s.query_panel.side<E>(depth_of<E>(BLOCK), p.width);
+    const Right<E> above_panel = s.above_panel.side<E>(depth_of<E>(BLOCK), p.value_width);
     float *scores = s.scores.of(size), *slopes = s.slopes.of(size);
     float *grad_query = s.rows.of(BLOCK * wide), deltas[BLOCK];
     // The same numbers with queries along the depth; floats serve both ways.
@@ -144,17 +136,16 @@ static void backward_block(const Problem &p, int64_t head, int64_t start, int64_
         fetch(o_row + BLOCK * out_step, p.value_width);
         lay_row(query + i * deep, q_row, p.width);
         lay_row(above + i * out_deep, g_row, p.value_width);
-        pack_row(q_row, p.width, query_panel, panel, i);
-        pack_row(g_row, p.value_width, above_panel, panel, i);
+        pack_row(q_row, p.width, query_panel, i);
+        pack_row(g_row, p.value_width, above_panel, i);
         Vec delta = {};
         for (int64_t d = 0; d < p.value_width; d += LANES)
             delta += load_some(g_row + d, p.value_width - d) * load_some(o_row + d, p.value_width - d);
         deltas[i] = sum(delta);
     }
-    product<false>(query, deep, 1, packed.key_down + span.low / PANEL * packed.key_stride, packed.key_stride, scores,
-                   span.stride, rows, seen, deep);
-    product<false>(above, out_deep, 1, packed.value_down + span.low / PANEL * packed.value_stride, packed.value_stride,
-                   slopes, span.stride, rows, seen, out_deep);
+    product<false>({query, deep, 1}, packed.key_down.from_column(span.low), scores, span.stride, rows, seen, deep);
+    product<false>({above, out_deep, 1}, packed.value_down.from_column(span.low), slopes, span.stride, rows, seen,
+                   out_deep);
     scale_and_hide(p, scores, span, first, rows);
     for (int64_t i = 0; i < rows; i++) {
         float *score = scores + i * span.stride, *slope = slopes + i * span.stride;
@@ -167,12 +158,12 @@ static void backward_block(const Problem &p, int64_t head, int64_t start, int64_
             lay((E *)slope, k, d);
         }
     }
-    product<false>((const E *)slopes, span.stride, 1, packed.key_across + depth_of<E>(span.low) * PANEL,
-                   packed.across_stride, grad_query, wide, rows, p.width, depth_of<E>(seen));
-    product<true>(slopes_down, 1, span.stride, query_panel, panel, packed.grad_key + span.low * wide, wide, seen,
-                  p.width, depth_of<E>(rows));
-    product<true>(weights_down, 1, span.stride, above_panel, panel, packed.grad_value + span.low * out_wide, out_wide,
-                  seen, p.value_width, depth_of<E>(rows));
+    product<false>({(const E *)slopes, span.stride, 1}, packed.key_across.from_depth(span.low), grad_query, wide, rows,
+                   p.width, depth_of<E>(seen));
+    product<true>({slopes_down, 1, span.stride}, query_panel, packed.grad_key + span.low * wide, wide, seen, p.width,
+                  depth_of<E>(rows));
+    product<true>({weights_down, 1, span.stride}, above_panel, packed.grad_value + span.low * out_wide, out_wide, seen,
+                  p.value_width, depth_of<E>(rows));
     T *to = (T *)p.grad_query + start * query_step + head * p.width;
     for (int64_t i = 0; i < rows; i++)
         store_row(to + i * query_step, grad_query + i * wide, p.width, (float)p.scaling);
@@ -192,19 +183,16 @@ template <typename T> static void backward(const Problem &p, int64_t head) {
         const Chain chain(p, s);
         const int64_t total = chain.total, above = total - own;
         Packed<E> packed;
-        packed.key_stride = deep * PANEL, packed.value_stride = out_deep * PANEL;
-        packed.across_stride = depth_of<E>(total) * PANEL;
-        E *key_down = scratch.key_down.of<E>(up_to(total, PANEL) * deep);
-        E *key_across = scratch.key_across.of<E>(wide * depth_of<E>(total));
-        E *value_down = scratch.value_down.of<E>(up_to(total, PANEL) * out_deep);
+        packed.key_down = scratch.key_down.side<E>(deep, total);
+        packed.key_across = scratch.key_across.side<E>(depth_of<E>(total), p.width);
+        packed.value_down = scratch.value_down.side<E>(out_deep, total);
         chain.each([&](int64_t row, int64_t token) {
             fetch(k + (token + AHEAD) * p.key_token, p.width);
             fetch(v + (token + AHEAD) * p.value_token, p.value_width);
-            pack_column(k + token * p.key_token, p.width, key_down, packed.key_stride, row);
-            pack_row(k + token * p.key_token, p.width, key_across, packed.across_stride, row);
-            pack_column(v + token * p.value_token, p.value_width, value_down, packed.value_stride, row);
+            pack_column(k + token * p.key_token, p.width, packed.key_down, row);
+            pack_row(k + token * p.key_token, p.width, packed.key_across, row);
+            pack_column(v + token * p.value_token, p.value_width, packed.value_down, row);
         });
-        packed.key_down = key_down, packed.key_across = key_across, packed.value_down = value_down;
         const bool alone = p.parents[s] < 0;  // its keys' gradients are added up where they belong
         packed.grad_key = alone ? all_keys + p.starts[s] * wide : scratch.part_key.of(total * wide);
         packed.grad_value = alone ? all_values + p.starts[s] * out_wide : scratch.part_value.of(total * out_wide);

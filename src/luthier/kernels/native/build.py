@@ -16,7 +16,7 @@ from luthier.core.home import home
 
 _HERE = Path(__file__).parent
 _SOURCES = ("attention.cpp", "rows.cpp")
-_HEADERS = ("vector.h", "product.h", "problem.h")
+_HEADERS = ("vector.h", "product.h", "room.h", "problem.h")
 # No -ffast-math: a NaN must come out as a NaN, or a broken run would go on.
 _FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno")
 # GCC and Clang on x86 know the first, Clang on ARM the second.

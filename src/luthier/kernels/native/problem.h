@@ -2,10 +2,9 @@
 // One call's attention problem: tensors, what a segment sees of its tree, and the memory that the work needs.
 
 #pragma once
-#include <cstdlib>
 #include <vector>
 
-#include "product.h"
+#include "room.h"
 
 constexpr int64_t BLOCK = 24;  // queries; a multiple of TALL
 
@@ -19,22 +18,6 @@ struct Problem {
     int64_t grad_head, grad_token;
     int64_t segments, heads, kv_heads, tokens, width, value_width, window;  // window 0: none
     double scaling;
-};
-
-struct Room {
-    void *data = nullptr;
-    size_t size = 0;
-    ~Room() { free(data); }
-    template <typename E = float> E *of(int64_t wanted) {
-        size_t bytes = up_to(wanted * (int64_t)sizeof(E), 64);
-        if (bytes > size) {
-            free(data);
-            data = aligned_alloc(64, bytes);
-            if (!data) abort();
-            size = bytes;
-        }
-        return (E *)data;
-    }
 };
 
 // Kept by each thread: fresh pages for every call cost more than the packing.

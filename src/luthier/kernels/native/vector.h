@@ -35,11 +35,13 @@ static inline Vec load(const float *p) {
     return v;
 }
 
-static inline Vec load(const bf16 *p) {
+static inline Bits widen(const bf16 *p) {
     Halves h;
     memcpy(&h, p, sizeof h);
-    return (Vec)(__builtin_convertvector(h, Bits) << 16);
+    return __builtin_convertvector(h, Bits);
 }
+
+static inline Vec load(const bf16 *p) { return (Vec)(widen(p) << 16); }
 
 static inline void store(float *p, Vec v) { memcpy(p, &v, sizeof v); }
 
@@ -78,6 +80,12 @@ template <typename T> static inline void store_some(T *p, Vec v, int64_t n) {
     T room[LANES];
     store(room, v);
     memcpy(p, room, n * sizeof(T));
+}
+
+// to[d] = from[d] * factor, between any two number types.
+template <typename To, typename From>
+static inline void store_row(To *to, const From *from, int64_t width, float factor = 1.0f) {
+    for (int64_t d = 0; d < width; d += LANES) store_some(to + d, load_some(from + d, width - d) * factor, width - d);
 }
 
 // Halves onto halves: LANES additions one behind the other would wait for each other.
