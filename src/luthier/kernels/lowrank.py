@@ -5,9 +5,10 @@ W never gets a gradient; saved for the backward pass are x and s = x A^T (T x r 
 The low-rank product is added in place into the base product's output, so no second T x N tensor is made:
 1.12 times the cost of the base linear on a CPU in bfloat16, where PEFT's forward costs 1.58 times.
 (One GEMM on [x | s] [W | gamma B]^T measured 1.07 but needs a copy of x and of W in a wider buffer; see
-ARCHITECTURE.md.)
+ARCHITECTURE.md.) Linears on the same x (query, key and value; gate and up) share one s and one node: x is read once
+for all of them, and their gradients of x are added up where the first was made.
 
-Shapes: T tokens, K inputs, N outputs, r rank.
+Shapes: T tokens, K inputs, N outputs, r rank, R the sum of the ranks that share x.
 
 Reference:
     Hu et al., LoRA, arXiv 2106.09685, section 4.1; Kalajdzievski, rank-stabilised LoRA, arXiv 2312.03732, theorem 3.2.
@@ -15,10 +16,34 @@ Reference:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+from luthier.kernels import native_lowrank
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class LowRank(NamedTuple):
+    """A frozen linear and its update.
+
+    Attributes:
+        weight: Frozen, [N, K]; may be a transposed view (transformers' Conv1D).
+        bias: [N] or None; may train.
+        lora_a: [r, K].
+        lora_b: [N, r].
+        scaling: gamma: alpha / r, or alpha / sqrt(r) (rank-stabilised).
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    lora_a: torch.Tensor
+    lora_b: torch.Tensor
+    scaling: float
 
 
 def plain_lowrank_linear(
@@ -48,63 +73,119 @@ def lowrank_linear(
 
     Args:
         x: [..., K].
-        weight: Frozen, [N, K]; may be a transposed view (transformers' Conv1D).
-        bias: [N] or None; may train.
-        lora_a: [r, K].
-        lora_b: [N, r].
-        scaling: gamma: alpha / r, or alpha / sqrt(r) (rank-stabilised).
+        weight: See :class:`LowRank`.
+        bias: Likewise.
+        lora_a: Likewise.
+        lora_b: Likewise.
+        scaling: Likewise.
         low: Input of the low-rank branch where it differs from x (dropout), [..., K].
 
     Returns:
         [..., N] in x's dtype.
     """
-    result: torch.Tensor = _LowRankLinear.apply(x, weight, bias, lora_a, lora_b, scaling, low)
+    part = LowRank(weight, bias, lora_a, lora_b, scaling)
+    result: torch.Tensor = _LowRankLinears.apply(x, low, (scaling,), *part[:4])[0]
     return result
 
 
-class _LowRankLinear(torch.autograd.Function):
+def lowrank_linears(x: torch.Tensor, parts: Sequence[LowRank]) -> tuple[torch.Tensor, ...]:
+    """Several linears of the same input: :func:`lowrank_linear` of each part, in one node.
+
+    Args:
+        x: [..., K].
+        parts: With the same K.
+
+    Returns:
+        [..., N] of each part.
+    """
+    tensors = [tensor for part in parts for tensor in part[:4]]
+    result: tuple[torch.Tensor, ...] = _LowRankLinears.apply(x, None, tuple(part.scaling for part in parts), *tensors)
+    return result
+
+
+class _LowRankLinears(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        lora_a: torch.Tensor,
-        lora_b: torch.Tensor,
-        scaling: float,
         low: torch.Tensor | None,
-    ) -> torch.Tensor:
+        scalings: tuple[float, ...],
+        *tensors: Any,  # of each part: weight, bias or None, A, B
+    ) -> tuple[torch.Tensor, ...]:
+        weights, biases, lora_a, lora_b = (tensors[i::4] for i in range(4))
         x_TK = x.reshape(-1, x.shape[-1])
         low_TK = x_TK if low is None else low.reshape(-1, x.shape[-1])
-        a, b = lora_a.to(x.dtype), lora_b.to(x.dtype)
-        s_Tr = low_TK @ a.T
-        y_TN = F.linear(x_TK, weight, None if bias is None else bias.to(x.dtype))
-        y_TN.addmm_(s_Tr, b.T, alpha=scaling)
-        ctx.save_for_backward(x_TK if low is None else low_TK, weight, lora_a, lora_b, s_Tr)
-        ctx.scaling, ctx.shape, ctx.same = scaling, x.shape, low is None
-        return y_TN.view(*x.shape[:-1], y_TN.shape[-1])  # not -1: an expert may receive no token
+        out = [
+            F.linear(x_TK, weight, None if bias is None else bias.to(x.dtype))
+            for weight, bias in zip(weights, biases, strict=True)
+        ]
+        ctx.native = native_lowrank.fits(low_TK, lora_a, lora_b)
+        if ctx.native:
+            low_TK = low_TK.contiguous()
+            s_TR = native_lowrank.add(low_TK, out, _stacked(lora_a), lora_b, scalings)
+        else:
+            s_TR = low_TK @ _stacked(lora_a).to(x.dtype).T
+            for y_TN, s_Tr, b, scaling in zip(out, _split(s_TR, lora_b), lora_b, scalings, strict=True):
+                y_TN.addmm_(s_Tr, b.to(x.dtype).T, alpha=scaling)
+        ctx.save_for_backward(low_TK, s_TR, *tensors)
+        ctx.scalings, ctx.shape, ctx.same = scalings, x.shape, low is None
+        return tuple(y_TN.view(*x.shape[:-1], y_TN.shape[-1]) for y_TN in out)  # not -1: an expert may get no token
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        low_TK, weight, lora_a, lora_b, s_Tr = ctx.saved_tensors
-        grad_TN = grad.reshape(-1, grad.shape[-1])
-        a, b = lora_a.to(grad.dtype), lora_b.to(grad.dtype)
-        wants_x, _, wants_bias, wants_a, wants_b, _, wants_low = ctx.needs_input_grad
-        ds_Tr = (grad_TN @ b).mul_(ctx.scaling)
-        grad_x = grad_low = None
+    @once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        low_TK, s_TR, *tensors = ctx.saved_tensors
+        weights, biases, lora_a, lora_b = (tensors[i::4] for i in range(4))
+        wants_x, wants_low, _, *wants = ctx.needs_input_grad
+        grad_TN = [grad.reshape(-1, grad.shape[-1]) for grad in grads]
+        grad_x = None
         if wants_x:
-            grad_x = grad_TN @ weight
-            if ctx.same:
-                grad_x.addmm_(ds_Tr, a)
-            grad_x = grad_x.view(ctx.shape)
-        if wants_low:
-            grad_low = (ds_Tr @ a).view(ctx.shape)
-        return (
-            grad_x,
-            None,
-            grad_TN.sum(0).to(lora_a.dtype) if wants_bias else None,
-            (ds_Tr.T @ low_TK).to(lora_a.dtype) if wants_a else None,
-            (grad_TN.T @ s_Tr).mul_(ctx.scaling).to(lora_b.dtype) if wants_b else None,
-            None,
-            grad_low,
-        )
+            grad_x = grad_TN[0] @ weights[0]
+            for g, weight in zip(grad_TN[1:], weights[1:], strict=True):
+                grad_x.addmm_(g, weight)
+        grad_low = torch.zeros_like(low_TK) if wants_low else None
+        to = grad_x if ctx.same else grad_low
+        gradients = native_lowrank.gradients if ctx.native else _gradients
+        grad_A, grads_b = gradients(low_TK, s_TR, grad_TN, to, _stacked(lora_a), lora_b, ctx.scalings)
+        found: list[torch.Tensor | None] = []
+        for i, grad_a in enumerate(_split(grad_A, lora_b, 0)):
+            _, wants_bias, wants_a, wants_b = wants[4 * i : 4 * i + 4]
+            found += [
+                None,
+                grad_TN[i].sum(0).to(biases[i].dtype) if wants_bias else None,
+                grad_a.to(lora_a[i].dtype) if wants_a else None,
+                grads_b[i].to(lora_b[i].dtype) if wants_b else None,
+            ]
+        return _shaped(grad_x, ctx.shape), _shaped(grad_low, ctx.shape), None, *found
+
+
+def _gradients(
+    x: torch.Tensor,
+    s: torch.Tensor,
+    grads: Sequence[torch.Tensor],
+    grad_x: torch.Tensor | None,
+    lora_a: torch.Tensor,
+    lora_b: Sequence[torch.Tensor],
+    scalings: Sequence[float],
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """What :func:`luthier.kernels.native_lowrank.gradients` gives, by PyTorch's products, in x's type."""
+    found = zip(grads, lora_b, scalings, strict=True)
+    ds = torch.cat([(grad @ b.to(x.dtype)).mul_(scaling) for grad, b, scaling in found], 1)
+    if grad_x is not None:
+        grad_x.addmm_(ds, lora_a.to(x.dtype))
+    parts = zip(grads, _split(s, lora_b), scalings, strict=True)
+    return ds.T @ x, [(grad.T @ s_Tr).mul_(scaling) for grad, s_Tr, scaling in parts]
+
+
+def _shaped(x: torch.Tensor | None, shape: torch.Size) -> torch.Tensor | None:
+    return None if x is None else x.view(shape)
+
+
+def _stacked(lora_a: Sequence[torch.Tensor]) -> torch.Tensor:
+    """All A below each other, [R, K]."""
+    return lora_a[0] if len(lora_a) == 1 else torch.cat(tuple(lora_a))
+
+
+def _split(x: torch.Tensor, lora_b: Sequence[Any], dim: int = 1) -> Sequence[torch.Tensor]:
+    """Each part's share of a matrix whose columns (or rows) are all ranks."""
+    return x.split([b.shape[1] for b in lora_b], dim)

@@ -34,7 +34,7 @@ from luthier.methods._beside import (
     trained_biases,
     whole_parameters,
 )
-from luthier.methods._lowrank import LoraEmbedding, LoraLayer, TiedLoraHead, put, scaling_of, switched_off, wrap
+from luthier.methods._lowrank import LoraEmbedding, LoraLayer, TiedLoraHead, join, put, scaling_of, switched_off, wrap
 from luthier.models.targets import endings_of, find_targets, nearest
 from luthier.models.ties import settle_ties, tied_pair
 
@@ -231,6 +231,7 @@ def _wrap_targets(model: nn.Module, config: Config, plan: _Plan) -> dict[str, Lo
         layers[tied_head] = TiedLoraHead(plan.targets[tied_head], source, dropout=config.lora_dropout)
     for name, layer in layers.items():
         put(model, name, layer)
+    join(layers)
     return layers
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ModelError
 from luthier.models.bars import without_bars
+from luthier.models.threads import bound_caches
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -167,6 +168,7 @@ def load_model(
 
     from luthier.models.planted import RUNNABLE  # the import also registers the attention
 
+    bound_caches()
     name = model.model_name_or_path
     config = load_config(name, model.model_revision, model.trust_remote_code)
     if attention == "luthier":

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.kernels.lowrank import lowrank_linear, plain_lowrank_linear
+from luthier.kernels import native, native_lowrank
+from luthier.kernels.lowrank import LowRank, lowrank_linear, lowrank_linears, plain_lowrank_linear
 
 
 def _case(
@@ -86,7 +87,7 @@ def test_nothing_but_x_and_s_is_kept(first: bool) -> None:
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         lowrank_linear(x, weight, b, lora_a, lora_b, 0.7)
-    parameters = {weight.data_ptr(), lora_a.data_ptr(), lora_b.data_ptr()}
+    parameters = {tensor.data_ptr() for tensor in (weight, b, lora_a, lora_b)}
     assert sorted(tuple(t.shape) for t in kept if t.data_ptr() not in parameters) == [(6, 2), (6, 4)]
 
 
@@ -104,3 +105,111 @@ def test_bfloat16_base_with_a_float32_adapter() -> None:
     assert [grad.dtype for grad in grads] == [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32]
     for one, other in zip(grads, torch.autograd.grad(exact, [x, b, lora_a, lora_b], above), strict=True):
         assert (one.double() - other).norm() / other.norm() < 0.01
+
+
+def _parts(
+    sizes: list[tuple[int, int]], inputs: int, base: torch.dtype, *, bias: bool = False
+) -> tuple[list[LowRank], list[torch.Tensor]]:
+    """Linears of these (outputs, rank) on one input, and what trains in them."""
+    made = []
+    for i, (outputs, rank) in enumerate(sizes):
+        weight, b = torch.randn(outputs, inputs, dtype=base), torch.randn(outputs, dtype=base) if bias else None
+        wide = torch.promote_types(base, torch.float32)
+        low = torch.randn(rank, inputs, dtype=wide) / inputs**0.5, torch.randn(outputs, rank, dtype=wide)
+        made.append(LowRank(weight, b, *low, 0.5 + i))
+    trained = [t.requires_grad_() for part in made for t in (part.bias, part.lora_a, part.lora_b) if t is not None]
+    return made, trained
+
+
+def _against_float64(parts: list[LowRank], trained: list[torch.Tensor], x: torch.Tensor, tolerance: float) -> None:
+    """Outputs and gradients of linears on one input, relative to those of the formula one by one."""
+    got = lowrank_linears(x, parts)
+    wide = {id(t): t.detach().double().requires_grad_() for t in (x, *trained)}
+    exact = [
+        plain_lowrank_linear(
+            wide[id(x)], part.weight.double(), None if part.bias is None else wide[id(part.bias)],
+            wide[id(part.lora_a)], wide[id(part.lora_b)], part.scaling,
+        )
+        for part in parts
+    ]  # fmt: skip
+    above = [torch.randn(y.shape, dtype=torch.float64).to(x.dtype) for y in exact]
+    grads = torch.autograd.grad(got, [x, *trained], above)
+    wanted = torch.autograd.grad(exact, list(wide.values()), [g.double() for g in above])
+    assert [g.dtype for g in grads] == [t.dtype for t in (x, *trained)]
+    for one, other in zip((*got, *grads), (*exact, *wanted), strict=True):
+        assert one.shape == other.shape
+        assert (one.double() - other).norm() <= tolerance * other.norm() + 1e-12
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("sizes", [[(5, 2)], [(5, 2), (7, 3)], [(4, 1), (4, 6), (9, 2)]])
+@pytest.mark.parametrize("lead", [(3,), (2, 4), (0,)])
+def test_linears_of_one_input_equal_each_alone(sizes: list[tuple[int, int]], bias: bool, lead: tuple[int, ...]) -> None:
+    parts, trained = _parts(sizes, 6, torch.float64, bias=bias)
+    _against_float64(parts, trained, torch.randn(*lead, 6, dtype=torch.float64, requires_grad=True), 1e-12)
+
+
+needs_pairs = pytest.mark.skipif(
+    not native.multiplies_pairs(), reason="no AVX512_BF16 on this processor, or no compiler"
+)
+NATIVE = [[(48, 16)], [(32, 16), (64, 16), (16, 16)], [(16, 3), (80, 5)], [(144, 32), (16, 1)], [(16, 7)] * 4]
+
+
+@needs_pairs
+@pytest.mark.parametrize("sizes", NATIVE)
+@pytest.mark.parametrize("tokens", [1, 97, 300])
+def test_the_native_form_equals_float64(sizes: list[tuple[int, int]], tokens: int) -> None:
+    parts, trained = _parts(sizes, 80, torch.bfloat16, bias=True)
+    x = torch.randn(tokens, 80, dtype=torch.bfloat16).requires_grad_()
+    assert native_lowrank.fits(x, [part.lora_a for part in parts], [part.lora_b for part in parts])
+    _against_float64(parts, trained, x, 1e-2)  # base product, its rounding, the sum's rounding: 2^-9 each
+
+
+@needs_pairs
+def test_the_native_form_under_dropout() -> None:
+    (part,), _ = _parts([(48, 8)], 32, torch.bfloat16)
+    x, low = (torch.randn(50, 32, dtype=torch.bfloat16).requires_grad_() for _ in range(2))
+    got = torch.autograd.grad(lowrank_linear(x, *part, low).float().sum(), (x, low, part.lora_a))
+    wide = [t.detach().double().requires_grad_() for t in (x, low, part.lora_a)]
+    exact = plain_lowrank_linear(
+        wide[0], part.weight.double(), None, wide[2], part.lora_b.double(), part.scaling, wide[1]
+    )
+    for one, other in zip(got, torch.autograd.grad(exact.sum(), wide), strict=True):
+        assert (one.double() - other).norm() <= 1e-2 * other.norm()
+
+
+@needs_pairs
+def test_threads_change_no_bit_of_the_native_form() -> None:
+    parts, trained = _parts([(256, 16), (256, 16)], 256, torch.bfloat16)
+    x = torch.randn(3000, 256, dtype=torch.bfloat16).requires_grad_()
+    s = torch.randn(3000, 32).bfloat16()
+    grads = [torch.randn(3000, 256).bfloat16() for _ in parts]
+    lora_a, lora_b = torch.cat([p.lora_a for p in parts]).detach(), [p.lora_b.detach() for p in parts]
+
+    def everything() -> list[torch.Tensor]:
+        out, grad_x = [torch.ones(3000, 256).bfloat16() for _ in parts], torch.ones(3000, 256).bfloat16()
+        low = native_lowrank.add(x.detach(), out, lora_a, lora_b, [1.0, 2.0])
+        grad_a, grad_b = native_lowrank.gradients(x.detach(), s, grads, grad_x, lora_a, lora_b, [1.0, 2.0])
+        return [low, *out, grad_x, grad_a, *grad_b]
+
+    assert trained
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = everything()
+        torch.set_num_threads(3)
+        assert all(torch.equal(a, b) for a, b in zip(alone, everything(), strict=True))
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_pairs
+def test_what_the_native_form_cannot_take_is_left_to_torch() -> None:
+    x, a, b = torch.ones(4, 32).bfloat16(), torch.ones(4, 32), torch.ones(16, 4)
+    assert native_lowrank.fits(x, [a], [b])
+    assert not native_lowrank.fits(x.float(), [a], [b])
+    assert not native_lowrank.fits(x[:0], [a], [b])
+    assert not native_lowrank.fits(x, [a.bfloat16()], [b.bfloat16()])
+    assert not native_lowrank.fits(x, [torch.ones(33, 32)], [torch.ones(16, 33)])
+    assert not native_lowrank.fits(x, [a], [torch.ones(17, 4)])
+    assert not native_lowrank.fits(x[:, :20].contiguous(), [a[:, :20]], [b])

@@ -53,6 +53,12 @@ def usable(*tensors: torch.Tensor) -> bool:
     )
 
 
+def multiplies_pairs() -> bool:
+    """Whether the processor multiplies bfloat16 numbers two by two (AVX512_BF16), and the loops use it."""
+    library = _found()[0]
+    return library is not None and bool(library.has_pairs())
+
+
 def function(name: str, dtype: torch.dtype) -> Callable[..., None]:
     """An exported function, for a :func:`usable` type."""
     found: Callable[..., None] = getattr(_found()[0], f"{name}_{_TYPES[dtype]}")

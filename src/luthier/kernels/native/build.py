@@ -15,7 +15,7 @@ from pathlib import Path
 from luthier.core.home import home
 
 _HERE = Path(__file__).parent
-_SOURCES = ("attention.cpp", "rows.cpp")
+_SOURCES = ("attention.cpp", "lowrank.cpp", "rows.cpp")
 _HEADERS = ("vector.h", "product.h", "room.h", "problem.h")
 # No -ffast-math: a NaN must come out as a NaN, or a broken run would go on.
 _FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno")
@@ -31,6 +31,8 @@ _SIGNATURES = {
     "attention_forward": [_POINTER] + [_LONG] * 2,
     "attention_backward": [_POINTER] + [_LONG] * 2,
 }
+# Only where the processor multiplies pairs of bfloat16.
+_PAIRS = {"lowrank_forward": [_POINTER] + [_LONG] * 2, "lowrank_backward": [_POINTER] + [_LONG] * 2}
 
 
 def load() -> tuple[ctypes.CDLL | None, str]:
@@ -51,6 +53,9 @@ def load() -> tuple[ctypes.CDLL | None, str]:
             for kind in ("float32", "bfloat16"):
                 exported = getattr(library, f"{function}_{kind}")
                 exported.argtypes, exported.restype = arguments, None
+        for function, arguments in _PAIRS.items() if library.has_pairs() else ():
+            exported = getattr(library, f"{function}_bfloat16")
+            exported.argtypes, exported.restype = arguments, None
     except subprocess.CalledProcessError as failed:
         said = (failed.stderr or "").strip().splitlines()
         return None, f"off ({compiler} failed: {said[-1] if said else failed.returncode})"
