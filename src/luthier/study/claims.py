@@ -88,7 +88,7 @@ class Judged:
             reach = max(abs(found.low), abs(found.high))
             return f"; a difference of up to {reach:.3f} is not ruled out"
         if self.holds == NOT_SHOWN and not math.isnan(self.difference.smallest):
-            return f"; a difference of {self.difference.smallest:.3f} would have been seen in four studies of five"
+            return f"; a true difference of {self.difference.smallest:.3f} would be seen in four such studies of five"
         return ""
 
     def to_json(self) -> dict[str, Any]:

@@ -139,9 +139,9 @@ def _categories(result: StudyResult) -> str:
 
 
 def _forgetting(result: StudyResult) -> str:
-    """What training changed in each category; where nothing was lost, a sentence."""
+    """What training changed in each category; where nothing was lost, a sentence; nothing to lose, nothing."""
     found = forgetting(result)
-    if not found:
+    if not any(change.before.value > 0 for changes in found.values() for change in changes.values()):
         return ""
     names = [name for name in next(iter(found.values()))]
     lost = [(v, name) for name in names for v in found if name in found[v] and _delta(found[v][name]) < 0]

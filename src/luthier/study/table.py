@@ -39,7 +39,7 @@ def cells(result: StudyResult, row: Row) -> list[str]:
 def cost_headers(result: StudyResult) -> list[str]:
     """The columns of the table of costs."""
     flops = ["FLOPs"] if _has(result, "flops") else []
-    gained = ["s a point"] if _has(result, "cost_per_point") else []
+    gained = ["s/point"] if _has(result, "cost_per_point") else []
     return ["variant", "trained loss", "trainable", "seconds", "tokens/s", *flops, "state MiB", "peak MiB", *gained]
 
 
@@ -137,7 +137,7 @@ def captions(result: StudyResult) -> list[str]:
     said += [_of_seeds(result), *_of_groups(result), _of_verdicts(result), *_of_contrasts(result)]
     said += _of_extremes(result)
     said.append(result.controlled())
-    gained = " s a point: seconds for each 0.01 of score gained over base." if _has(result, "cost_per_point") else ""
+    gained = " s/point: seconds for each 0.01 of score gained over base." if _has(result, "cost_per_point") else ""
     said.append(
         "Trained loss: mean of the last 20 logged steps. Seconds and tokens/s: training steps alone. State: weights, "
         "gradients and optimiser state, counted. Peak: the whole process (or the GPU) while training; a process does "
@@ -160,7 +160,7 @@ def _of_seeds(result: StudyResult) -> str:
             "would change the result; give three seeds or more, such as seeds: [0, 1, 2, 3, 4], to measure it."
         )
     rough = "; from two seeds that is rough, and intervals may well be too narrow" if len(seeds) == 2 else ""
-    return f"{len(seeds)} seeds ({names}): every interval and p is for other items and other seeds{rough}."
+    return f"{len(seeds)} seeds ({names}): every interval and p allows for other items and other seeds{rough}."
 
 
 def _of_groups(result: StudyResult) -> list[str]:
@@ -186,10 +186,10 @@ def _of_power(result: StudyResult) -> str:
     if not found:
         return ""
     least, most = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
-    often = "would have been seen in four studies of five"
+    often = "would be seen in four such studies of five"
     if found[most] <= ALIKE * found[least]:
-        return f": one of {found[most]:.3f} {often}"
-    return f": one of {found[least]:.3f} ({least}) to {found[most]:.3f} ({most}) {often}"
+        return f"; a true difference of {found[most]:.3f} {often}"
+    return f"; a true difference of {found[least]:.3f} ({least}) to {found[most]:.3f} ({most}) {often}"
 
 
 def _of_contrasts(result: StudyResult) -> list[str]:

@@ -101,7 +101,7 @@ def test_sentences_say_what_a_bare_verdict_hides(judge):
     reach = max(abs(alike.difference.estimate.low), alike.difference.estimate.high)
     assert alike.sentence.startswith("lora-r64 and lora-r16 score alike: holds (difference +0.005 [")
     assert alike.sentence.endswith(f"; a difference of up to {reach:.3f} is not ruled out.")
-    assert unclear.sentence.endswith("would have been seen in four studies of five.")
+    assert unclear.sentence.endswith("would be seen in four such studies of five.")
     least = judged(judge(SHARES, Claim("at_least", "rslora-r16", "full")))[0]
     assert least.claim == "rslora-r16 scores at least as well as full"
     assert "p < 0.001" in least.sentence

@@ -100,6 +100,11 @@ def test_forgetting_is_seen_where_the_mean_hides_it(made_up):
     assert cell["verdict"] == "worse"
 
 
+def test_where_nothing_was_lost_a_sentence_says_so(made_up):
+    text = markdown(made_up({"base": 0.2, "lora-r16": 0.3}))
+    assert "## Before and after training\n\nNothing was forgotten: no variant scored below" in text
+
+
 def test_forgetting_needs_the_model_before_training(made_up):
     assert forgetting(made_up({})) == {}
     assert "Before and after" not in markdown(made_up({}))
@@ -158,9 +163,9 @@ def test_captions_say_which_of_interval_and_p_decides(made_up):
 
 def test_captions_say_what_could_have_been_seen(made_up):
     alike = " ".join(captions(made_up({"lora-r16": 0.3, "full": 0.5}, variants={"lora-r16": {}, "full": {}})))
-    assert "would have been seen in four studies of five" in alike
+    assert "; a true difference of 0.0" in alike
     uneven = made_up({"lora-r16": 0.3, "full": [0.1, 0.5, 0.3], "rslora-r16": 0.32}, seeds=[0, 1, 2])
     said = " ".join(captions(uneven))
     least, most = uneven.row("rslora-r16").difference.smallest, uneven.row("full").difference.smallest
-    assert f"one of {least:.3f} (rslora-r16) to {most:.3f} (full) would have been seen" in said
+    assert f"a true difference of {least:.3f} (rslora-r16) to {most:.3f} (full) would be seen" in said
     assert uneven.to_json()["smallest"]["embedded"] == most
