@@ -7,8 +7,8 @@ together (an item that belongs to none is its own group).
 References:
     Miller, Adding Error Bars to Evals, arXiv 2411.00640: standard errors of scores, clusters, paired differences.
     Searle, Casella and McCulloch, Variance Components, Wiley 1992, chapter 4: crossed random effects.
-    Chiang, Hansen and Sasaki, Standard Errors for Two-Way Clustering with Serially Correlated Time Effects, 2024, and
-        MacKinnon, Nielsen and Webb, Jackknife Inference with Two-Way Clustering, 2024: two-term variances.
+    MacKinnon, Nielsen and Webb, Jackknife Inference with Two-Way Clustering, arXiv 2406.08880: two-way variances with
+        and without the third term that is taken off.
     Satterthwaite, An Approximate Distribution of Estimates of Variance Components, Biometrics Bulletin 2, 1946.
 """
 

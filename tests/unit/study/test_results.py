@@ -89,9 +89,7 @@ def test_captions_are_honest(made_up):
     assert "base: no reply right, so nothing can be resampled; the interval is the binomial bound" in said
     assert "Controlled: all variants of a seed saw the same examples" in said
     several = " ".join(captions(made_up({}, seeds=[0, 1])))
-    assert (
-        "2 seeds (0, 1): every interval and p allows for other items and other seeds; from two seeds" in several
-    )
+    assert "2 seeds (0, 1): every interval and p allows for other items and other seeds; from two seeds" in several
     assert "binomial bound" not in several
 
 
