@@ -13,6 +13,7 @@ from statistics import NormalDist
 
 _NORMAL_FROM = 1e7  # degrees of freedom; t and normal quantiles differ by less than 1e-6 from here
 _TERMS = 10_000
+_STEPS = 60  # 4 to 25 are taken
 _SMALL = 1e-300
 
 
@@ -36,7 +37,7 @@ def t_tail(t: float, df: float) -> float:
 
 @lru_cache(maxsize=256)
 def t_quantile(p: float, df: float) -> float:
-    """The t that a share p of the distribution stands below, by bisection on the tail.
+    """The t that a share p of the distribution stands below, by Newton's steps on the tail.
 
     Raises:
         ValueError: p is not between 0 and 1.
@@ -53,16 +54,20 @@ def t_quantile(p: float, df: float) -> float:
         return -t_quantile(1.0 - p, df)
     if df > _NORMAL_FROM:
         return NormalDist().inv_cdf(p)
-    low, high = 0.0, 1.0
-    while t_tail(high, df) > 1.0 - p:
-        low, high = high, 2.0 * high
-    while high - low > 1e-13 * high:
-        middle = 0.5 * (low + high)
-        if t_tail(middle, df) > 1.0 - p:
-            low = middle
-        else:
-            high = middle
-    return 0.5 * (low + high)
+    t, above = 0.0, 1.0 - p
+    while t_tail(2.0 * t + 1.0, df) > above:
+        t = 2.0 * t + 1.0
+    for _ in range(_STEPS):  # from below: the tail is convex, so that Newton's steps never pass the root
+        step = (t_tail(t, df) - above) / _density(t, df)
+        t += step
+        if step <= 1e-13 * t:
+            break
+    return t
+
+
+def _density(t: float, df: float) -> float:
+    front = math.lgamma(0.5 * df + 0.5) - math.lgamma(0.5 * df) - 0.5 * math.log(math.pi * df)
+    return math.exp(front - (0.5 * df + 0.5) * math.log1p(t * t / df))
 
 
 def _incomplete_beta(y: float, x: float, a: float) -> float:
