@@ -23,27 +23,43 @@ def console() -> Console:
 
 
 def show_study(out: Console, result: StudyResult, sentences: Sequence[str]) -> None:
-    """Print table, conclusions, captions and the machine."""
-    from rich.table import Table
+    """Print both tables, conclusions, claims, captions and the machine."""
+    from luthier.study.claims import judged
+    from luthier.study.schema import BASE
+    from luthier.study.table import captions, cells, cost_cells, cost_headers, headers, machine_line
 
-    from luthier.study.table import captions, cells, headers, machine_line
-
-    names = headers(result)
-    table = Table(title=result.design.study.title, title_justify="left", header_style="bold")
-    lines = [cells(result, found) for found in result.rows()]
-    first = lines[-1]  # scores and differences keep to one line
-    for number, name in enumerate(names):
-        table.add_column(name, justify="left" if number == 0 else "right", no_wrap="±" in first[number] or number == 0)
-    for row in lines:
-        table.add_row(*row)
-    out.print(table)
+    _print_table(out, result.design.study.title, headers(result), [cells(result, row) for row in result.rows()])
+    spent = [cost_cells(result, row) for row in result.rows() if row.runs and row.variant != BASE]
+    if spent:
+        _print_table(out, "", cost_headers(result), spent)
     for number, sentence in enumerate(sentences):
         out.print(sentence, style="bold" if number == 0 else "", markup=False)
+    for claim in judged(result):
+        out.print(f"Claim: {claim.sentence}", markup=False)
     for caption in captions(result):
         out.print(f"- {caption}", style="dim", markup=False)
     for run in result.failed:
         out.print(f"failed: {run.variant}, seed {run.seed}: {run.error}", style="red", markup=False)
     out.print(machine_line(result), style="dim", markup=False)
+
+
+def _print_table(out: Console, title: str, names: list[str], lines: list[list[str]]) -> None:
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    first = lines[-1]  # names, scores and differences keep to one line
+    for number, name in enumerate(names):
+        table.add_column(name, justify="left" if number == 0 else "right", no_wrap="[" in first[number] or number == 0)
+    for line in lines:
+        table.add_row(*map(_literal, line))
+    out.print(table)
+
+
+def _literal(cell: str) -> str:
+    """A cell as it stands: brackets are intervals here, not rich's markup."""
+    from rich.markup import escape
+
+    return escape(cell)
 
 
 def show_samples(out: Console, best: str, samples: Sequence[Sample]) -> None:

@@ -32,12 +32,14 @@ class Item:
         check: A name of :data:`CHECKS`.
         answer: What the check compares with: one text, or several.
         category: For the table by category.
+        group: Items with the same group (the turns of a dialogue, the questions on one text) are one unit of error.
     """
 
     messages: tuple[Message, ...]
     check: str
     answer: Answer
     category: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +109,7 @@ CHECKS: dict[str, Check] = {
 
 
 def make_item(row: Mapping[str, Any], messages: tuple[Message, ...], where: str) -> Item:
-    """Build an item from a row's `check`, `answer` (or `output`) and `category`.
+    """Build an item from a row's `check`, `answer` (or `output`), `category` and `group`.
 
     Raises:
         DataError: The check is unknown, or the answer does not fit it.
@@ -126,6 +128,7 @@ def make_item(row: Mapping[str, Any], messages: tuple[Message, ...], where: str)
         check=name,
         answer=tuple(answer) if isinstance(answer, list) else str(answer),
         category=str(row.get("category") or ""),
+        group=str(row["group"]) if row.get("group") is not None else "",
     )
 
 

@@ -2,7 +2,7 @@
 """A suite: a JSONL file of items, asked greedily and judged exactly. The shipped ones have names.
 
 A row holds what is asked (`prompt`; or `instruction` with an optional `input`; or `messages`), the `answer` (or
-`output`), and optionally `check` (default `exact`) and `category`.
+`output`), and optionally `check` (default `exact`), `category` and `group`.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ class Evaluation:
         for item, reply, right in zip(self.suite.items, self.replies, self.score.right, strict=True):
             asked = "\n".join(message.content for message in item.messages)
             row = {"prompt": asked, "reply": reply, "answer": item.answer, "check": item.check}
-            lines.append(json.dumps({**row, "category": item.category, "right": right}, ensure_ascii=False) + "\n")
+            marks = {"category": item.category, **({"group": item.group} if item.group else {}), "right": right}
+            lines.append(json.dumps({**row, **marks}, ensure_ascii=False) + "\n")
         writing = path.with_name(f"{path.name}.writing")
         writing.write_text("".join(lines), encoding="utf-8")
         writing.replace(path)

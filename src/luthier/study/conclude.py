@@ -6,14 +6,18 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from luthier.study.comparisons import UNSEEN
 from luthier.study.roles import condition, roles
 from luthier.study.schema import BASE
-from luthier.study.table import MB, estimate
+from luthier.study.table import MB, interval
 
 if TYPE_CHECKING:
-    from luthier.evaluate.statistics import Estimate
-    from luthier.study.results import Row, StudyResult
+    from luthier.study.comparisons import Difference
+    from luthier.study.results import StudyResult
     from luthier.study.roles import Role
+    from luthier.study.rows import Row
+
+    Pairs = dict[tuple[str, str], Difference]
 
 NOTICEABLE = 0.1  # times and memory of single runs scatter; below a tenth nothing is claimed
 
@@ -23,13 +27,19 @@ def sentence(result: StudyResult) -> str:
     against = result.design.study.against
     found: dict[str, list[str]] = {}
     for row in result.rows():
-        if row.variant != BASE and row.verdict:
-            found.setdefault(row.verdict, []).append(f"{row.variant} ({estimate(row.delta, '+')})" if row.delta else "")
+        if row.variant != BASE and row.verdict and row.delta:
+            found.setdefault(row.verdict, []).append(f"{row.variant} ({interval(row.delta, '+')})")
     if not found:
         return ""
-    order = ("better", "worse", "no difference seen", "error unknown")
+    order = ("better", "worse", UNSEEN, "error unknown")
     parts = [f"{verdict}: {', '.join(found[verdict])}" for verdict in order if verdict in found]
     return f"Against {against}: {'; '.join(parts)}."
+
+
+def _compared(result: StudyResult, pairs: list[tuple[str, str]]) -> Pairs:
+    """All comparisons that a conclusion speaks of, as one family."""
+    wanted = list(dict.fromkeys(pairs))
+    return dict(zip(wanted, result.compared(wanted), strict=True))
 
 
 def methods(result: StudyResult, tuned_where: str = "`luthier demo --full`") -> list[str]:
@@ -42,7 +52,9 @@ def methods(result: StudyResult, tuned_where: str = "`luthier demo --full`") -> 
         tuned_where: What measures the methods with a learning rate tuned for each.
     """
     known = [role for role in roles(result.design).values() if not math.isnan(result.score(role.variant).value)]
-    parts = [*_scaling(result, known), *_full(result, known)]
+    scaled, topped = _scaled(known), _topped(result, known)
+    found = _compared(result, [*scaled.values(), *([topped] if topped else [])])
+    parts = [*_scaling(found, scaled), *(_full(found, known, topped) if topped else [])]
     said = _under(result)
     first = f"{said}, {'; '.join(parts)}." if parts else f"{said}, nothing can be compared: too few runs finished."
     if result.failed:
@@ -57,49 +69,57 @@ def _under(result: StudyResult) -> str:
     return said[:1].upper() + said[1:]
 
 
-def _scaling(result: StudyResult, known: list[Role]) -> list[str]:
-    """rsLoRA against LoRA at each rank that both have."""
+def _scaled(known: list[Role]) -> dict[int | None, tuple[str, str]]:
+    """Rank -> rsLoRA and LoRA, at each rank that both have."""
     plain = {role.r: role.variant for role in known if role.method == "LoRA"}
     stable = {role.r: role.variant for role in known if role.method == "rsLoRA"}
-    found = {r: result.difference(stable[r], plain[r]) for r in plain if r in stable}
+    return {r: (stable[r], plain[r]) for r in plain if r in stable}
+
+
+def _scaling(differences: Pairs, scaled: dict[int | None, tuple[str, str]]) -> list[str]:
+    """rsLoRA against LoRA at each rank that both have."""
+    found = {r: differences[pair] for r, pair in scaled.items()}
     if not found:
         return []
     words = {r: _word(difference, "better", "worse") for r, difference in found.items()}
-    numbers = {r: f"r={r}: {estimate(difference, '+')}" for r, difference in found.items()}
+    numbers = {r: f"r={r}: {interval(difference.estimate, '+')}" for r, difference in found.items()}
     if set(words.values()) == {"better"}:
         return [f"rsLoRA scored better than LoRA{_everywhere(found)} ({', '.join(numbers.values())})"]
     if set(words.values()) == {"worse"}:
         return [f"rsLoRA scored worse than LoRA{_everywhere(found)} ({', '.join(numbers.values())})"]
-    if set(words.values()) == {"no difference seen"}:
+    if set(words.values()) == {UNSEEN}:
         return [f"no difference between rsLoRA and LoRA was seen ({', '.join(numbers.values())})"]
     return ["rsLoRA against LoRA: " + ", ".join(f"{words[r]} at {numbers[r]}" for r in found)]
 
 
-def _everywhere(found: dict[int | None, Estimate]) -> str:
+def _everywhere(found: dict[int | None, Difference]) -> str:
     return "" if len(found) == 1 else " at every rank tried"
 
 
-def _full(result: StudyResult, known: list[Role]) -> list[str]:
-    """Full fine-tuning against the best adapter, which was picked on the same items: a winner is a little lucky."""
+def _topped(result: StudyResult, known: list[Role]) -> tuple[str, str] | None:
+    """Full fine-tuning and the best adapter."""
     full = next((role.variant for role in known if role.method == "full"), None)
     adapters = [role for role in known if role.method in ("LoRA", "rsLoRA")]
     if full is None or not adapters:
-        return []
-    best = max(adapters, key=lambda role: result.score(role.variant).value)
-    difference = result.difference(full, best.variant)
-    word = _word(difference, "better", "worse")
+        return None
+    return full, max(adapters, key=lambda role: result.score(role.variant).value).variant
+
+
+def _full(differences: Pairs, known: list[Role], pair: tuple[str, str]) -> list[str]:
+    """Full fine-tuning against the best adapter, which was picked on the same items: a winner is a little lucky."""
+    adapters = [role for role in known if role.method in ("LoRA", "rsLoRA")]
+    best = next(role for role in adapters if role.variant == pair[1])
+    word = _word(differences[pair], "better", "worse")
     picked = f"the best of {len(adapters)} adapters, {best.label}" if len(adapters) > 1 else best.label
     lucky = "; picked on these same items, which flatters it" if len(adapters) > 1 else ""
-    numbers = f"({estimate(difference, '+')}{lucky})"
-    if word == "no difference seen":
+    numbers = f"({interval(differences[pair].estimate, '+')}{lucky})"
+    if word == UNSEEN:
         return [f"no difference between full fine-tuning and {picked} was seen {numbers}"]
     return [f"full fine-tuning scored {word} than {picked} {numbers}"]
 
 
-def _word(difference: Estimate, better: str, worse: str) -> str:
-    if math.isnan(difference.value) or not difference.clear:
-        return "no difference seen"
-    return better if difference.value > 0 else worse
+def _word(difference: Difference, better: str, worse: str) -> str:
+    return {"better": better, "worse": worse}.get(difference.verdict, UNSEEN)
 
 
 def _cost(result: StudyResult, known: list[Role]) -> str:
@@ -144,15 +164,18 @@ def _limits(result: StudyResult, tuned_where: str) -> str:
 def rank_curve(result: StudyResult) -> str:
     """Whether more rank helped, for LoRA and for rsLoRA."""
     known = [role for role in roles(result.design).values() if not math.isnan(result.score(role.variant).value)]
-    parts = []
+    ends = {}
     for method in ("LoRA", "rsLoRA"):
         mine = sorted((role for role in known if role.method == method), key=lambda role: role.r or 0)
         if len(mine) > 1:
-            low, high = mine[0], mine[-1]
-            difference = result.difference(high.variant, low.variant)
-            word = _word(difference, "gained", "lost")
-            word = "showed no difference" if word == "no difference seen" else word
-            parts.append(f"{method} {word} from r={low.r} to r={high.r} ({estimate(difference, '+')})")
+            ends[method] = (mine[-1], mine[0])
+    found = _compared(result, [(high.variant, low.variant) for high, low in ends.values()])
+    parts = []
+    for method, (high, low) in ends.items():
+        difference = found[high.variant, low.variant]
+        word = _word(difference, "gained", "lost")
+        word = "showed no difference" if word == UNSEEN else word
+        parts.append(f"{method} {word} from r={low.r} to r={high.r} ({interval(difference.estimate, '+')})")
     return f"{_under(result)}, {' and '.join(parts)}." if parts else ""
 
 
@@ -173,7 +196,7 @@ def rate_sweep(result: StudyResult, chosen_on: str) -> str:
     for label, role in best.items():
         rates = [other.rate for other in known if other.label == label]
         edge = ", at the edge of the rates tried" if role.rate in (min(rates), max(rates)) else ""
-        parts.append(f"{label} {estimate(result.score(role.variant))} (at {role.rate:g}{edge})")
+        parts.append(f"{label} {interval(result.score(role.variant))} (at {role.rate:g}{edge})")
     said = [f"With the learning rate of each method chosen on {chosen_on}: {', '.join(parts)}."] if parts else []
     plain = next((role for role in best.values() if role.method == "LoRA"), None)
     stable = next((role for role in best.values() if role.method == "rsLoRA"), None)
@@ -187,18 +210,24 @@ def _gap(result: StudyResult, known: list[Role], plain: Role, stable: Role) -> s
 
     The reference is fixed before the runs: the widest gap of all rates would flatter the claim that it shrinks.
     """
-    tuned = result.difference(stable.variant, plain.variant)
-    seen = "" if tuned.clear else ", no difference seen"
     rate = result.design.base.recipe.optim.learning_rate
     at_base = {role.label: role.variant for role in known if role.rate == rate}
-    if not {plain.label, stable.label} <= at_base.keys():
-        return f"{stable.label} minus {plain.label}, each tuned: {estimate(tuned, '+')}{seen}."
-    common = result.difference(at_base[stable.label], at_base[plain.label])
-    change = "shrinks" if abs(tuned.value) < abs(common.value) else "does not shrink"
+    tuned_pair, common_pair = (stable.variant, plain.variant), (at_base.get(stable.label), at_base.get(plain.label))
+    if None in common_pair:
+        tuned = result.compared([tuned_pair])[0]
+        return f"{stable.label} minus {plain.label}, each tuned: {interval(tuned.estimate, '+')}{_unseen(tuned)}."
+    pair = (str(common_pair[0]), str(common_pair[1]))
+    found = _compared(result, [tuned_pair, pair])
+    tuned, common = found[tuned_pair], found[pair]
+    change = "shrinks" if abs(tuned.estimate.value) < abs(common.estimate.value) else "does not shrink"
     return (
-        f"The gap between {stable.label} and {plain.label} {change}: {estimate(common, '+')} at the same rate of "
-        f"{rate:g}, {estimate(tuned, '+')} when each is tuned{seen}."
+        f"The gap between {stable.label} and {plain.label} {change}: {interval(common.estimate, '+')} at the same rate "
+        f"of {rate:g}, {interval(tuned.estimate, '+')} when each is tuned{_unseen(tuned)}."
     )
+
+
+def _unseen(difference: Difference) -> str:
+    return f", {UNSEEN}" if difference.verdict == UNSEEN else ""
 
 
 def data_curve(result: StudyResult) -> str:
@@ -208,10 +237,10 @@ def data_curve(result: StudyResult) -> str:
     if len(done) < 2:
         return ""
     low, high = done[0], done[-1]
-    difference = result.difference(high.variant, low.variant)
+    difference = result.compared([(high.variant, low.variant)])[0]
     word = _word(difference, "more examples helped", "more examples hurt")
     losses = f"{result.row(low.variant).loss:.3f} to {result.row(high.variant).loss:.3f}"
     return (
         f"From {low.place} to {high.place} examples in the same number of steps: {word} "
-        f"({estimate(difference, '+')}), while the training loss went from {losses}."
+        f"({interval(difference.estimate, '+')}), while the training loss went from {losses}."
     )

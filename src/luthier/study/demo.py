@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.study.conclude import data_curve, methods, rank_curve, rate_sweep
-from luthier.study.report import list_of, table, write_report, write_whole
+from luthier.study.report import costs, list_of, table, write_report, write_whole
 from luthier.study.runner import compare
 from luthier.study.schema import BASE
 from luthier.study.table import captions, machine_line
@@ -170,7 +170,8 @@ def _write_all(folder: Path, parts: list[Part]) -> None:
     for part in parts:
         title = part.result.design.study.title
         picture = f"![{title}]({part.name}/picture.svg)"
-        text += [f"## {title}", *part.conclusion, picture, table(part.result), list_of(captions(part.result))]
+        tables = [table(part.result), costs(part.result)]
+        text += [f"## {title}", *part.conclusion, picture, *tables, list_of(captions(part.result))]
         text.append(f"{machine_line(part.result)}. More: [{part.name}/report.md]({part.name}/report.md).")
     write_whole(folder / "report.md", "\n\n".join(text) + "\n")
     write_whole(folder / "results.json", json.dumps([to_json(part) for part in parts], indent=2, ensure_ascii=False))

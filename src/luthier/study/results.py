@@ -1,26 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a study found: runs, the row of each variant, and differences between any two."""
+"""What a study found: its runs, which items they answered rightly, and ways to ask for scores and differences."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from luthier.evaluate.statistics import Estimate, crossed, paired_difference
-from luthier.study.roles import picture
+from luthier.study.comparisons import UNKNOWN, Difference, compared, scores
+from luthier.study.rows import Row, rows
 from luthier.study.schema import BASE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Hashable, Mapping, Sequence
     from pathlib import Path
 
+    from luthier.evaluate.exact import Item
+    from luthier.evaluate.statistics import Estimate
     from luthier.study.design import Design
 
-_COSTS = "loss trainable_parameters seconds cpu_seconds tokens_per_second state_bytes peak_memory_bytes".split()
+Found = TypeVar("Found")
 Verdicts = npt.NDArray[np.float64]
 
 
@@ -54,56 +55,6 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One variant over all its seeds: a line of the table. Numbers are means over the runs that finished.
-
-    Attributes:
-        variant: Its name.
-        runs: How many finished.
-        failed: How many did not.
-        score: Share of right answers; over seeds and items, or over items alone with one seed.
-        delta: Score minus the baseline's, paired; None for the baseline itself.
-        loss: Mean training loss at the end.
-        trainable_parameters: What trains.
-        seconds: Of the training steps.
-        tokens_per_second: Likewise.
-        cpu_seconds: Processor time of the same: other programs change it less.
-        state_bytes: Weights, gradients and optimiser state, counted.
-        peak_memory_bytes: The process at its highest while training (or the GPU).
-    """
-
-    variant: str
-    runs: int
-    failed: int
-    score: Estimate
-    delta: Estimate | None
-    loss: float
-    trainable_parameters: float
-    seconds: float
-    tokens_per_second: float
-    cpu_seconds: float
-    state_bytes: float
-    peak_memory_bytes: float
-
-    @property
-    def verdict(self) -> str:
-        """`better`, `worse` or `no difference seen` against the baseline, or "" without a difference."""
-        if self.delta is None or math.isnan(self.delta.value):
-            return ""
-        if math.isnan(self.delta.stderr):
-            return "error unknown"
-        return ("better" if self.delta.value > 0 else "worse") if self.delta.clear else "no difference seen"
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain numbers; what is unknown is null."""
-        tree: dict[str, Any] = {"variant": self.variant, "runs": self.runs, "failed": self.failed}
-        tree |= {"score": _plain(self.score.value), "score_stderr": _plain(self.score.stderr)}
-        delta = self.delta or Estimate(value=math.nan, stderr=math.nan)
-        tree |= {"delta": _plain(delta.value), "delta_stderr": _plain(delta.stderr), "verdict": self.verdict or None}
-        return tree | {name: _plain(getattr(self, name)) for name in _COSTS}
-
-
-@dataclass(frozen=True, kw_only=True)
 class StudyResult:
     """A study, finished as far as it could be.
 
@@ -112,12 +63,15 @@ class StudyResult:
         design: What was to be done.
         runs: What was done: `base` first if it was asked for, then seed by seed.
         suites: Suite name -> number of items; the first one is what the table is about.
+        items: Suite name -> its items, for their categories and groups; may lack suites.
     """
 
     folder: Path
     design: Design
     runs: tuple[Run, ...]
     suites: Mapping[str, int]
+    items: Mapping[str, Sequence[Item]] = field(default_factory=dict, repr=False)
+    _memory: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def suite(self) -> str:
@@ -139,45 +93,47 @@ class StudyResult:
         name = suite or self.suite
         return {run.seed: run.right[name] for run in self.runs if run.variant == variant and name in run.right}
 
+    def categories(self, suite: str) -> dict[str, npt.NDArray[np.int64]]:
+        """Category -> places of its items, in alphabetical order; empty where there are fewer than two."""
+        names = [item.category for item in self.items.get(suite, ())]
+        found = {name: np.flatnonzero([name == other for other in names]) for name in sorted(set(names))}
+        return found if len(found) > 1 else {}
+
+    def groups(self, suite: str) -> npt.NDArray[np.int64] | None:
+        """The number of each item's group; None where every item stands alone. An item without a group is its own."""
+        names = [item.group or place for place, item in enumerate(self.items.get(suite, ()))]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        return np.array([numbers[name] for name in names]) if len(numbers) < len(names) else None
+
+    def compared(self, pairs: Sequence[tuple[str, str]], suite: str | None = None) -> list[Difference]:
+        """Compare pairs of variants (first minus second) as one family: p is corrected over all of them."""
+        return compared(self, pairs, suite or self.suite)
+
     def difference(self, first: str, second: str, suite: str | None = None) -> Estimate:
         """Score of one variant minus another's, over the seeds that both finished; NaN where there are none.
 
         The model before training has no seed; it stands against every seed of the other.
         """
-        one, two = self.verdicts(first, suite), self.verdicts(second, suite)
-        seeds = [seed for seed in one if seed in two or None in two] or ([*two] if None in one else [])
-        if not seeds or not one or not two:
-            return Estimate(value=math.nan, stderr=math.nan)
-        return paired_difference(*(np.stack([v[s] if s in v else v[None] for s in seeds]) for v in (one, two)))
+        return self.compared([(first, second)], suite)[0].estimate
 
     def score(self, variant: str, suite: str | None = None) -> Estimate:
         """Mean score of a variant over its seeds and the suite's items; NaN where no run finished."""
-        found = list(self.verdicts(variant, suite).values())
-        return crossed(np.stack(found)) if found else Estimate(value=math.nan, stderr=math.nan)
+        return scores(self, suite or self.suite).get(variant, UNKNOWN)
 
     def row(self, variant: str, suite: str | None = None) -> Row:
         """A variant's line of the table."""
-        mine = [run for run in self.runs if run.variant == variant]
-        done = [run.summary for run in mine if not run.error]
-        against = self.design.study.against
-        return Row(
-            variant=variant,
-            runs=len(done),
-            failed=len(mine) - len(done),
-            score=self.score(variant, suite),
-            delta=None if variant == against else self.difference(variant, against, suite),
-            loss=_mean(done, "trained_loss"),
-            trainable_parameters=_mean(done, "trainable_parameters"),
-            seconds=_mean(done, "seconds"),
-            tokens_per_second=_mean(done, "tokens_per_second"),
-            cpu_seconds=_mean(done, "cpu_seconds"),
-            state_bytes=_mean(done, "state_bytes"),
-            peak_memory_bytes=_mean(done, "peak_memory_bytes"),
-        )
+        return next(row for row in self.rows(suite) if row.variant == variant)
 
     def rows(self, suite: str | None = None) -> list[Row]:
         """The table."""
-        return [self.row(variant, suite) for variant in self.variants]
+        return rows(self, suite or self.suite)
+
+    def remembered(self, key: Hashable, find: Callable[[], Found]) -> Found:
+        """What was found before under a key, or what `find` gives now: intervals are drawn once and asked for often."""
+        if key not in self._memory:
+            self._memory[key] = find()
+        found: Found = self._memory[key]
+        return found
 
     def controlled(self) -> str:
         """Whether all variants of a seed saw the same examples in the same order, in one sentence."""
@@ -198,26 +154,7 @@ class StudyResult:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Everything `luthier compare --json` prints."""
-        study = self.design.study
-        return {
-            "title": study.title,
-            "folder": str(self.folder),
-            "suites": dict(self.suites),
-            "seeds": list(study.seeds),
-            "baseline": study.against,
-            "controlled": self.controlled(),
-            "differing": self.design.differing,
-            "picture": picture(self),
-            "rows": {suite: [row.to_json() for row in self.rows(suite)] for suite in self.suites},
-            "runs": [run.to_json(self.suite) for run in self.runs],
-        }
+        """Everything `luthier compare --json` prints, and study.json holds."""
+        from luthier.study.tree import tree
 
-
-def _mean(summaries: list[Mapping[str, Any]], key: str) -> float:
-    values = [float(summary[key]) for summary in summaries if summary.get(key) is not None]
-    return sum(values) / len(values) if values else math.nan
-
-
-def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else value
+        return tree(self)

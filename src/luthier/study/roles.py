@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from luthier.recipe.fingerprint import flat
+from luthier.study.rows import plain
 from luthier.study.schema import BASE
 
 if TYPE_CHECKING:
@@ -90,8 +90,10 @@ def picture(result: StudyResult) -> dict[str, Any]:
                 "variant": row.variant,
                 "group": "before training" if role is None else groups[row.variant],
                 "x": BASE if role is None else role.spot,
-                "score": None if math.isnan(row.score.value) else row.score.value,
-                "stderr": None if math.isnan(row.score.stderr) else row.score.stderr,
+                "score": plain(row.score.value),
+                "stderr": plain(row.score.stderr),
+                "low": plain(row.score.low),
+                "high": plain(row.score.high),
             }
         )
     spots = [(point["x"], point["group"]) for point in points]
@@ -103,7 +105,7 @@ def picture(result: StudyResult) -> dict[str, Any]:
     seeds = "one seed" if len(study.seeds) == 1 else f"{len(study.seeds)} seeds"
     return {
         "title": ", ".join(filter(None, (study.title, condition(result.design)))),
-        "subtitle": f"Suite {result.suite}, {items} items, {seeds}; bars: ± 2 standard errors",
+        "subtitle": f"Suite {result.suite}, {items} items, {seeds}; bars: 95 % intervals",
         "x_label": _AXES.get(str(axis), str(axis)) if on_axis else "",
         "places": list(dict.fromkeys(places)),
         "points": points,

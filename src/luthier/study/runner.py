@@ -143,7 +143,8 @@ def _silent(_: str) -> None:
 
 def _result(work: _Work, runs: list[Run]) -> StudyResult:
     sizes = {suite.name: len(suite.items) for suite in work.suites}
-    return StudyResult(folder=work.folder, design=work.design, runs=tuple(runs), suites=sizes)
+    items = {suite.name: suite.items for suite in work.suites}
+    return StudyResult(folder=work.folder, design=work.design, runs=tuple(runs), suites=sizes, items=items)
 
 
 def _open_folder(plan: Design) -> Path:

@@ -1,56 +1,83 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A study's table as words: cells and captions, for Markdown, the terminal and CSV alike."""
+"""A study's tables as words: scores, differences and verdicts in one, costs in the other; for Markdown and terminal."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any
 
-from luthier.evaluate.statistics import CLEAR
+from luthier.evaluate.significance import ALPHA
+from luthier.study.comparisons import UNSEEN
 from luthier.study.schema import BASE
 
 if TYPE_CHECKING:
     from luthier.evaluate.statistics import Estimate
-    from luthier.study.results import Row, StudyResult
+    from luthier.study.results import StudyResult
+    from luthier.study.rows import Row
 
 MB = 1 << 20
 DASH = "–"
+ALIKE = 1.2  # differences that could have been seen are told as one number while they are within a fifth
+_LARGE = {1e18: "E", 1e15: "P", 1e12: "T", 1e9: "G", 1e6: "M"}
 
 
 def headers(result: StudyResult) -> list[str]:
-    """The table's columns."""
-    several = len(result.design.study.seeds) > 1 or result.failed
-    first = ["variant", *(["runs"] if several else []), "score", f"Δ to {result.design.study.against}", "verdict"]
-    return [*first, "trained loss", "trainable", "seconds", "tokens/s", "state MiB", "peak MiB"]
+    """The columns of the table of scores."""
+    runs = ["runs"] if _several(result) else []
+    return ["variant", *runs, "score", f"Δ to {result.design.study.against}", "p", "verdict"]
 
 
 def cells(result: StudyResult, row: Row) -> list[str]:
-    """One variant's line."""
-    several = len(result.design.study.seeds) > 1 or result.failed
-    runs = [f"{row.runs}" + (f" ({row.failed} failed)" if row.failed else "")] if several else []
+    """One variant's line in it."""
+    runs = [f"{row.runs}" + (f" ({row.failed} failed)" if row.failed else "")] if _several(result) else []
     if not row.runs:
-        return [row.variant, *runs, "failed", *[DASH] * (len(headers(result)) - len(runs) - 2)]
-    # One seed's error leaves out what another seed would change, so its verdicts are weaker: LoRA r=64 was "worse" than
-    # r=16 by 0.027 ± 0.010 with seed 0 of the demo, and by 0.004 ± 0.012 over three.
-    once = len(result.design.study.seeds) == 1 and BASE not in (row.variant, result.design.study.against)
-    delta = "baseline" if row.delta is None else estimate(row.delta, sign="+")
+        return [row.variant, *runs, "failed", *[DASH] * 3]
+    delta = "baseline" if row.delta is None else interval(row.delta, sign="+")
+    return [row.variant, *runs, interval(row.score), delta, p_of(row), _verdict(result, row)]
+
+
+def cost_headers(result: StudyResult) -> list[str]:
+    """The columns of the table of costs."""
+    flops = ["FLOPs"] if _has(result, "flops") else []
+    gained = ["s/point"] if _has(result, "cost_per_point") else []
+    return ["variant", "trained loss", "trainable", "seconds", "tokens/s", *flops, "state MiB", "peak MiB", *gained]
+
+
+def cost_cells(result: StudyResult, row: Row) -> list[str]:
+    """One variant's line in it."""
     return [
         row.variant,
-        *runs,
-        estimate(row.score),
-        delta,
-        f"{row.verdict} (1 seed)" if once and row.verdict in ("better", "worse") else row.verdict or DASH,
         number(row.loss, "{:.3f}"),
         "0" if row.variant == BASE else number(row.trainable_parameters, "{:,.0f}"),
         number(row.seconds, "{:.1f}"),
         number(row.tokens_per_second, "{:,.0f}"),
+        *([large(row.flops)] if _has(result, "flops") else []),
         number(row.state_bytes / MB, "{:,.1f}"),
         number(row.peak_memory_bytes / MB, "{:,.0f}"),
+        *([number(row.cost_per_point, "{:.2f}")] if _has(result, "cost_per_point") else []),
     ]
 
 
+def _several(result: StudyResult) -> bool:
+    return len(result.design.study.seeds) > 1 or bool(result.failed)
+
+
+def _has(result: StudyResult, name: str) -> bool:
+    return any(not math.isnan(getattr(row, name)) for row in result.rows())
+
+
+def _verdict(result: StudyResult, row: Row) -> str:
+    """The verdict, marked where it comes from one seed.
+
+    One seed's p leaves out what another seed would change, so its verdicts are weaker: LoRA r=64 was "worse" than r=16
+    by 0.027 with seed 0 of the demo (standard error 0.010), and by 0.004 (0.012) over three.
+    """
+    once = len(result.design.study.seeds) == 1 and BASE not in (row.variant, result.design.study.against)
+    return f"{row.verdict} (1 seed)" if once and row.verdict in ("better", "worse") else row.verdict or DASH
+
+
 def estimate(value: Estimate, sign: str = "") -> str:
-    """`0.352 ± 0.019`.
+    """`0.352 ± 0.019`: value and standard error.
 
     Example:
         >>> from luthier.evaluate.statistics import Estimate
@@ -62,37 +89,59 @@ def estimate(value: Estimate, sign: str = "") -> str:
     return f"{value.value:{sign}.3f} ± " + ("?" if math.isnan(value.stderr) else f"{value.stderr:.3f}")
 
 
+def interval(value: Estimate, sign: str = "", digits: int = 3) -> str:
+    """`0.352 [0.315, 0.389]`: value and 95 % interval.
+
+    Example:
+        >>> from luthier.evaluate.statistics import Estimate
+        >>> interval(Estimate(value=-0.02, stderr=0.01, low=-0.0396, high=-0.0004), sign="+")
+        '-0.020 [-0.040, -0.000]'
+    """
+    if math.isnan(value.value):
+        return DASH
+    form = f"{sign}.{digits}f"
+    ends = "?" if math.isnan(value.low) else f"{value.low:{form}}, {value.high:{form}}"
+    return f"{value.value:{form}} [{ends}]"
+
+
+def p_of(row: Row) -> str:
+    """The corrected p, as far as it says anything."""
+    p = row.difference.p_holm if row.difference else math.nan
+    return "<0.001" if p < 0.001 else number(p, "{:.3f}")
+
+
 def number(value: float, form: str) -> str:
     """A number, or a dash for what is unknown."""
     return DASH if math.isnan(value) else form.format(value)
 
 
+def large(value: float) -> str:
+    """A large count with its prefix.
+
+    Example:
+        >>> large(3.21e12)
+        '3.2 T'
+    """
+    size = next((size for size in _LARGE if value >= size), 1.0)
+    return number(value / size, f"{{:.1f}} {_LARGE[size]}" if size > 1 else "{:.0f}")
+
+
 def captions(result: StudyResult) -> list[str]:
-    """What a reader must know to read the table rightly: one sentence each."""
-    study, items = result.design.study, result.suites[result.suite]
-    seeds = ", ".join(map(str, study.seeds))
+    """What a reader must know to read the tables rightly: one sentence each."""
+    items = result.suites[result.suite]
     what = "exact match" if result.suite.startswith("embedded") else "the suite's checks"
-    said = [f"Score: share of right answers in {result.suite} ({items} items, {what}), greedy replies."]
-    if len(study.seeds) == 1:
-        said.append(
-            f"One seed ({seeds}): every standard error is over the items alone and leaves out how much another seed "
-            "would change the result; give seeds: [0, 1, 2] to measure it."
-        )
-    else:
-        said.append(
-            f"{len(study.seeds)} seeds ({seeds}): standard errors are over seeds and items (crossed random effects); "
-            "from so few seeds they are rough themselves."
-        )
-    said.append(
-        f"Δ is paired item by item; `no difference seen` means |Δ| < {CLEAR:.0f} standard errors, "
-        "which is not a proof that there is none."
-    )
+    said = [
+        f"Score: share of right answers in {result.suite} ({items} items, {what}), greedy replies; in brackets the "
+        "95 % bootstrap interval."
+    ]
+    said += [_of_seeds(result), *_of_groups(result), _of_verdicts(result), *_of_contrasts(result)]
     said += _of_extremes(result)
     said.append(result.controlled())
+    gained = " s/point: seconds for each 0.01 of score gained over base." if _has(result, "cost_per_point") else ""
     said.append(
         "Trained loss: mean of the last 20 logged steps. Seconds and tokens/s: training steps alone. State: weights, "
         "gradients and optimiser state, counted. Peak: the whole process (or the GPU) while training; a process does "
-        "several runs, and caches that the first ones fill stay, so compare small models by their state."
+        "several runs, and caches that the first ones fill stay, so compare small models by their state." + gained
     )
     most = max((run.summary.get("runs_at_a_time", 1) for run in result.runs), default=1)
     if most > 1:
@@ -102,15 +151,84 @@ def captions(result: StudyResult) -> list[str]:
     return said
 
 
+def _of_seeds(result: StudyResult) -> str:
+    seeds = result.design.study.seeds
+    names = ", ".join(map(str, seeds))
+    if len(seeds) == 1:
+        return (
+            f"One seed ({names}): every interval and p is over the items alone and leaves out how much another seed "
+            "would change the result; give three seeds or more, such as seeds: [0, 1, 2, 3, 4], to measure it."
+        )
+    rough = "; from two seeds that is rough, and intervals may well be too narrow" if len(seeds) == 2 else ""
+    return f"{len(seeds)} seeds ({names}): every interval and p allows for other items and other seeds{rough}."
+
+
+def _of_groups(result: StudyResult) -> list[str]:
+    numbers = result.groups(result.suite)
+    if numbers is None:
+        return []
+    return [f"Items that share a group are one unit: {numbers.max() + 1} units of {len(numbers)} items."]
+
+
+def _of_verdicts(result: StudyResult) -> str:
+    """What the verdicts mean, and what they could have shown."""
+    count = sum(bool(row.verdict) for row in result.rows())
+    over = f" after Holm's correction over the {count} comparisons of the table" if count > 1 else ""
+    return (
+        f"Δ is paired item by item; `better` and `worse` mean p ≤ {ALPHA:.2f}{over}. `{UNSEEN}` is not a proof that "
+        f"there is none{_of_power(result)}."
+    )
+
+
+def _of_power(result: StudyResult) -> str:
+    """Which differences would have been seen, from the most to the least certain comparison."""
+    found = _seeable(result, result.suite)
+    if not found:
+        return ""
+    least, most = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
+    often = "would be seen in four such studies of five"
+    if found[most] <= ALIKE * found[least]:
+        return f"; a true difference of {found[most]:.3f} {often}"
+    return f"; a true difference of {found[least]:.3f} ({least}) to {found[most]:.3f} ({most}) {often}"
+
+
+def _of_contrasts(result: StudyResult) -> list[str]:
+    """An interval is of one comparison, a verdict of all: where the two seem to disagree, say which one decides."""
+    odd = [
+        row.variant
+        for row in result.rows()
+        if row.delta and row.verdict == UNSEEN and not row.delta.low <= 0.0 <= row.delta.high
+    ]
+    if not odd:
+        return []
+    return [f"{', '.join(odd)}: the interval is for this comparison alone and leaves out 0; the corrected p decides."]
+
+
 def _of_extremes(result: StudyResult) -> list[str]:
-    """A standard error of 0 from all wrong or all right is no certainty: the rule of three bounds the share."""
-    items = result.suites[result.suite]
+    """All wrong or all right is no certainty: the interval is then the exact bound of one share."""
     said = []
     for value, words in ((0.0, "no reply right"), (1.0, "every reply right")):
         if found := [row.variant for row in result.rows() if row.score.value == value]:
-            bound = f"the true share is within {3 / items:.3f} of it with 95 % confidence (rule of three)"
-            said.append(f"{', '.join(found)}: {words}, so the error shown is 0; {bound}.")
+            said.append(
+                f"{', '.join(found)}: {words}, so nothing can be resampled; the interval is the binomial bound, "
+                "1 - 0.05^(1/items)."
+            )
     return said
+
+
+def smallest(result: StudyResult, suite: str) -> float:
+    """The smallest difference that every comparison of the table would have shown with 80 % power; NaN if unknown."""
+    return max(_seeable(result, suite).values(), default=math.nan)
+
+
+def _seeable(result: StudyResult, suite: str) -> dict[str, float]:
+    """Variant -> the smallest difference to the baseline that would have been seen, where that is known.
+
+    The model before training is left out where others are compared: nobody asks whether training does anything.
+    """
+    found = {row.variant: row.difference.smallest for row in result.rows(suite) if row.difference}
+    known = {variant: value for variant, value in found.items() if not math.isnan(value)}
+    return {variant: value for variant, value in known.items() if variant != BASE} or known
 
 
 def machine_line(result: StudyResult) -> str:

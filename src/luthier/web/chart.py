@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 WIDTH = 760
-BARS = 2.0  # standard errors that a bar reaches to either side
+BARS = 2.0  # standard errors that a bar reaches to either side where no interval is known
 UNTRAINED = "before training"  # the group of the model before training
 _CORNERS: dict[str, list[tuple[float, float]]] = {  # of squares, diamonds, triangles; the others are circles
     "g1": [(-5.5, -5.5), (5.5, -5.5), (5.5, 5.5), (-5.5, 5.5)],
@@ -49,6 +49,8 @@ class Point:
         x: Its place on the horizontal axis, as a word.
         value: Its score.
         stderr: The score's standard error; NaN draws no bar.
+        low: Lower end of the score's interval, where the bar begins; NaN takes two standard errors instead.
+        high: Upper end.
     """
 
     name: str
@@ -56,6 +58,8 @@ class Point:
     x: str
     value: float
     stderr: float
+    low: float = math.nan
+    high: float = math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +100,7 @@ def draw(chart: Chart) -> str:
     title = _wrapped(chart.title, 64)
     top = 28 + 23 * len(title)
     body, height = _columns(chart, top + 66) if chart.x_label else _lines(chart, top + 20)
-    described = "; ".join(f"{p.name} {p.value:.3f}{_spoken(p.stderr)}" for p in chart.points)
+    described = "; ".join(f"{p.name} {p.value:.3f}{_spoken(p)}" for p in chart.points)
     words = [_text(24, 34 + 23 * number, line, "title") for number, line in enumerate(title)]
     return "\n".join(
         [
@@ -141,9 +145,9 @@ def _columns(chart: Chart, top: int) -> tuple[list[str], int]:
         for (x1, y1), (x2, y2) in pairwise(spots):
             body.append(f'<path class="path {kind}" d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}"/>')
         for point, (x, y) in zip(mine, spots, strict=True):
-            body += _bar(x, y_of(point.value - _reach(point)), x, y_of(point.value + _reach(point)), kind)
+            body += _bar(x, y_of(_low(point)), x, y_of(_high(point)), kind)
             body.append(_mark(x, y, kind, point))
-            labels.append(_text(x, y_of(point.value + _reach(point)) - 9, f"{point.value:.2f}", "value", "middle"))
+            labels.append(_text(x, y_of(_high(point)) - 9, f"{point.value:.2f}", "value", "middle"))
     return body + labels, bottom + 70
 
 
@@ -166,7 +170,7 @@ def _lines(chart: Chart, top: int) -> tuple[list[str], int]:
         y, kind = top + 34 * number + 17, _kind(chart, point.group)
         name = point.name if len(point.name) <= 34 else point.name[:33] + "…"
         body.append(_text(left - 14, y + 5, name, "", "end"))
-        body += _bar(x_of(point.value - _reach(point)), y, x_of(point.value + _reach(point)), y, kind)
+        body += _bar(x_of(_low(point)), y, x_of(_high(point)), y, kind)
         body.append(_mark(x_of(point.value), y, kind, point))
         body.append(_text(right + 14, y + 5, f"{point.value:.3f}", "small"))
     return body, bottom + 66
@@ -203,7 +207,7 @@ def _bar(x1: float, y1: float, x2: float, y2: float, kind: str) -> list[str]:
 
 
 def _mark(x: float, y: float, kind: str, point: Point) -> str:
-    words = escape(f"{point.name}: {point.value:.3f}{_spoken(point.stderr)}")
+    words = escape(f"{point.name}: {point.value:.3f}{_spoken(point)}")
     return f"<g><title>{words}</title>{_shape(x, y, kind)}</g>"
 
 
@@ -222,13 +226,23 @@ def _reach(point: Point) -> float:
     return 0.0 if math.isnan(point.stderr) else BARS * point.stderr
 
 
-def _spoken(stderr: float) -> str:
-    return "" if math.isnan(stderr) else f" ± {stderr:.3f}"
+def _low(point: Point) -> float:
+    return point.value - _reach(point) if math.isnan(point.low) else point.low
+
+
+def _high(point: Point) -> float:
+    return point.value + _reach(point) if math.isnan(point.high) else point.high
+
+
+def _spoken(point: Point) -> str:
+    if not math.isnan(point.low):
+        return f", between {point.low:.3f} and {point.high:.3f}"
+    return "" if math.isnan(point.stderr) else f" ± {point.stderr:.3f}"
 
 
 def _ceiling(chart: Chart) -> float:
     """The top of the axis: the highest bar, rounded up to a tick, and at most 1."""
-    highest = max(point.value + _reach(point) for point in chart.points)
+    highest = max(_high(point) for point in chart.points)
     return next((tick for tick in (0.05, 0.1, 0.2, 0.4, 0.6, 0.8) if highest * 1.03 <= tick), 1.0)
 
 

@@ -44,7 +44,9 @@ def chart_of(picture: Mapping[str, Any]) -> Chart:
             group=point["group"],
             x=point["x"],
             value=point["score"],
-            stderr=math.nan if point["stderr"] is None else point["stderr"],
+            stderr=_known(point["stderr"]),
+            low=_known(point.get("low")),
+            high=_known(point.get("high")),
         )
         for point in picture["points"]
         if point["score"] is not None
@@ -57,3 +59,7 @@ def chart_of(picture: Mapping[str, Any]) -> Chart:
         places=places,
         points=points,
     )
+
+
+def _known(value: float | None) -> float:
+    return math.nan if value is None else value

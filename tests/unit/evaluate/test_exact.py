@@ -83,5 +83,10 @@ def test_output_stands_for_answer():
     assert make_item({"output": "x"}, (), "f").answer == "x"
 
 
+def test_a_row_may_belong_to_a_group():
+    assert make_item({"output": "x", "group": 0}, (), "f").group == "0"  # a number is a name too
+    assert make_item({"output": "x", "group": None}, (), "f").group == ""
+
+
 def test_checks_say_what_they_do():
     assert all(check.text for check in CHECKS.values())

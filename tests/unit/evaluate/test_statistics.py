@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.evaluate.statistics import Estimate, crossed, mean_error, paired_difference
+from luthier.evaluate.statistics import Estimate, crossed, mean_error, paired_difference, spread
 
 values = st.lists(st.floats(-100, 100), min_size=2, max_size=40)
 
@@ -37,18 +37,16 @@ def test_one_seed_is_over_items_alone():
     assert crossed([right]) == crossed(right) == Estimate(value=0.5, stderr=mean_error(right))
 
 
-def naive_crossed(table: list[list[float]]) -> float:
-    """Searle, Casella and McCulloch: mean squares of the two-way table by loops; negative components are zero."""
+def naive_crossed(table: list[list[float]]) -> tuple[float, float]:
+    """Variance over items plus variance over seeds, by loops; Satterthwaite's degrees of freedom."""
     rows, columns = len(table), len(table[0])
     mean = sum(map(sum, table)) / (rows * columns)
     by_row = [sum(row) / columns for row in table]
     by_column = [sum(row[j] for row in table) / rows for j in range(columns)]
-    ms_row = columns * sum((m - mean) ** 2 for m in by_row) / (rows - 1)
-    ms_column = rows * sum((m - mean) ** 2 for m in by_column) / (columns - 1)
-    rest = [(table[i][j] - by_row[i] - by_column[j] + mean) ** 2 for i in range(rows) for j in range(columns)]
-    ms_rest = sum(rest) / ((rows - 1) * (columns - 1))
-    var_row, var_column = max(0.0, (ms_row - ms_rest) / columns), max(0.0, (ms_column - ms_rest) / rows)
-    return math.sqrt(var_row / rows + var_column / columns + ms_rest / (rows * columns))
+    of_rows = sum((m - mean) ** 2 for m in by_row) / (rows - 1) / rows
+    of_columns = sum((m - mean) ** 2 for m in by_column) / (columns - 1) / columns
+    df = (of_rows + of_columns) ** 2 / (of_rows**2 / (rows - 1) + of_columns**2 / (columns - 1))
+    return math.sqrt(of_rows + of_columns), df
 
 
 @given(st.integers(2, 5), st.integers(2, 12), st.integers(0, 2**32 - 1))
@@ -56,11 +54,30 @@ def test_crossed_is_the_naive_form(seeds, items, seed):
     table = np.random.default_rng(seed).normal(size=(seeds, items))
     found = crossed(table)
     assert found.value == pytest.approx(table.mean())
-    assert found.stderr == pytest.approx(naive_crossed(table.tolist()))
+    stderr, df = naive_crossed(table.tolist())
+    assert found.stderr == pytest.approx(stderr)
+    assert found.df == pytest.approx(df)
+
+
+@given(st.integers(1, 3), st.lists(st.integers(0, 4), min_size=6, max_size=12), st.integers(0, 2**32 - 1))
+def test_groups_are_summed_before_they_are_squared(seeds, names, seed):
+    groups = np.unique(names, return_inverse=True)[1]
+    table = np.random.default_rng(seed).normal(size=(seeds, len(names)))
+    around = table.mean(axis=0) - table.mean()
+    G, N = groups.max() + 1, len(names)
+    expected = sum(sum(around[i] for i in range(N) if groups[i] == g) ** 2 for g in range(G)) * G / max(G - 1, 1) / N**2
+    assert spread(table, groups).items == pytest.approx(expected if G > 1 else 0.0, abs=1e-15)
+    assert spread(table, np.arange(N)).items == pytest.approx(spread(table).items)
+    assert spread(table, groups).G == G
+
+
+def test_the_error_of_one_item_is_over_its_seeds():
+    assert crossed([[1.0], [0.0], [1.0]]).stderr == pytest.approx(mean_error([1.0, 0.0, 1.0]))
+    assert math.isnan(crossed([[1.0]]).stderr)
 
 
 def test_crossed_error_is_the_spread_of_repeated_studies():
-    """Draw seeds, items and noise anew 3000 times: the means scatter as the formula says."""
+    """Draw seeds, items and noise anew 3000 times: the means scatter as the formula says, var_e counted twice."""
     random = np.random.default_rng(1)
     means, variances = [], []
     for _ in range(3000):
@@ -68,7 +85,7 @@ def test_crossed_error_is_the_spread_of_repeated_studies():
         found = crossed(seeds + items + random.normal(0, 0.7, (6, 30)))
         means.append(found.value)
         variances.append(found.stderr**2)
-    assert np.mean(variances) == pytest.approx(np.var(means), rel=0.1)
+    assert np.mean(variances) == pytest.approx(np.var(means) + 0.49 / 180, rel=0.1)
     assert np.var(means) == pytest.approx(0.25 / 6 + 1 / 30 + 0.49 / 180, rel=0.1)
 
 
@@ -98,11 +115,3 @@ def test_a_model_without_seed_stands_against_every_seed():
 def test_what_is_not_paired_is_refused(first, second):
     with pytest.raises(ValueError, match="not paired"):
         paired_difference(first, second)
-
-
-@pytest.mark.parametrize(
-    ("value", "stderr", "clear"),
-    [(0.2, 0.1, True), (0.19, 0.1, False), (-0.3, 0.1, True), (0.0, 0.0, False), (0.1, math.nan, False)],
-)
-def test_clear_means_two_standard_errors(value, stderr, clear):
-    assert Estimate(value=value, stderr=stderr).clear is clear

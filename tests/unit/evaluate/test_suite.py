@@ -108,6 +108,11 @@ def test_evaluate_asks_judges_and_writes(mine, tmp_path, monkeypatch):
     lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text("utf-8").splitlines()]
     assert [(line["reply"], line["right"]) for line in lines] == [("2", True), ("gato", False), (" Hi ", True)]
     assert found.to_json()["digest"] == found.suite.digest
+    assert all("group" not in line for line in lines)
+    items = tuple(replace(item, group="talk", category="chat") for item in found.suite.items)
+    replace(found, suite=replace(found.suite, items=items)).write(tmp_path / "grouped.jsonl")
+    again = [json.loads(line) for line in (tmp_path / "grouped.jsonl").read_text("utf-8").splitlines()]
+    assert {(line["group"], line["category"]) for line in again} == {("talk", "chat")}
 
 
 def test_a_reply_that_never_ends_is_wrong(mine, monkeypatch):

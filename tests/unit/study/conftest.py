@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from luthier.evaluate.exact import Item
 from luthier.study.design import design
 from luthier.study.results import Run, StudyResult
 from luthier.study.schema import load_study
@@ -66,9 +67,19 @@ def made_up(tmp_path: Path) -> Callable[..., StudyResult]:
                 share = shares.get(name, 0.5)
                 runs.append(_run(plan, name, seed, share[place] if isinstance(share, list) else share, items))
         (tmp_path / "made-up").mkdir(exist_ok=True)
-        return StudyResult(folder=tmp_path / "made-up", design=plan, runs=tuple(runs), suites={"embedded": items})
+        return StudyResult(
+            folder=tmp_path / "made-up",
+            design=plan,
+            runs=tuple(runs),
+            suites={"embedded": items},
+            items={"embedded": [_item(place) for place in range(items)]},
+        )
 
     return build
+
+
+def _item(place: int) -> Item:
+    return Item(messages=(), check="exact", answer="", category="code" if place % 2 else "math")
 
 
 def _run(plan: Any, variant: str, seed: int | None, share: float | None, items: int) -> Run:
@@ -94,7 +105,6 @@ def _run(plan: Any, variant: str, seed: int | None, share: float | None, items: 
                 "value": share,
                 "stderr": 0.02,
                 "items": items,
-                "by_category": {"math": {"value": share, "items": 10}, "code": {"value": 0.25, "items": 10}},
             }
         },
     }

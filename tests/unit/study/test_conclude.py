@@ -29,15 +29,24 @@ def shares(r16: float, r64: float, full: float) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("r16", "r64", "said"),
     [
-        (0.1, 0.2, "rsLoRA scored better than LoRA at every rank tried (r=16: +0.100 ± 0.015, r=64: +0.200"),
+        (0.1, 0.2, "rsLoRA scored better than LoRA at every rank tried (r=16: +0.100 [+0.07"),
         (-0.1, -0.2, "rsLoRA scored worse than LoRA at every rank tried (r=16: -0.100"),
         (0.0, 0.0025, "no difference between rsLoRA and LoRA was seen (r=16: +0.000"),
-        (0.0, 0.2, "rsLoRA against LoRA: no difference seen at r=16: +0.000 ± 0.000, better at r=64: +0.200"),
-        (-0.1, 0.1, "rsLoRA against LoRA: worse at r=16: -0.100 ± 0.015, better at r=64"),
+        (0.0, 0.2, "rsLoRA against LoRA: no difference seen at r=16: +0.000 [-0.007, +0.007], better at r=64: +0.200"),
+        (-0.1, 0.1, "rsLoRA against LoRA: worse at r=16: -0.100 [-0.130, -0.07"),
     ],
 )
 def test_rslora_against_lora(made_up, r16, r64, said):
     assert said in first(made_up(shares(r16, r64, 0.5)))
+
+
+def test_what_a_conclusion_compares_is_corrected_together(made_up):
+    """8 of 400 items more at each of two ranks: p = 2^-7 each, and three comparisons are made."""
+    found = shares(0.02, 0.02, 0.4)
+    assert "rsLoRA scored better than LoRA at every rank tried" in first(made_up(found))
+    less = shares(0.015, 0.015, 0.4)  # 6 items: p = 2^-5, 0.09 after the correction
+    assert made_up(less).compared([("rslora-r16", "lora-r16")])[0].verdict == "better"  # alone it would pass
+    assert "no difference between rsLoRA and LoRA was seen" in first(made_up(less))
 
 
 @pytest.mark.parametrize(
@@ -98,8 +107,9 @@ def test_the_condition_is_that_of_the_recipes(made_up):
 
 def test_any_study_has_a_sentence(made_up):
     said = sentence(made_up(shares(0.1, -0.1, 0.4)))
-    assert said.startswith("Against lora-r16: better: rslora-r16 (+0.100 ± 0.015); worse: rslora-r64 (-0.100")
-    assert "no difference seen: lora-r64 (+0.000 ± 0.000), full" in said
+    assert said.startswith("Against lora-r16: better: rslora-r16 (+0.100 [+0.07")
+    assert "; worse: rslora-r64 (-0.100 [-0.13" in said
+    assert "no difference seen: lora-r64 (+0.000 [-0.007, +0.007]), full" in said
     assert sentence(made_up({"lora-r16": 0.4}, variants={"lora-r16": {}}, axis=None)) == ""
 
 
@@ -138,13 +148,12 @@ def test_rates_are_chosen_on_one_set_and_reported_on_another(made_up):
     dev = {"lora": [0.1, 0.2, 0.3], "rslora": [0.1, 0.3, 0.2], "full": [0.1, 0.3, 0.2]}
     said = rate_sweep(sweep(made_up, scores, dev), "dev")
     assert (
-        "chosen on dev: LoRA r=16 0.600 ± 0.025 (at 0.003, at the edge of the rates tried), rsLoRA r=16 0.600" in said
+        "chosen on dev: LoRA r=16 0.600 [0.552, 0.648] (at 0.003, at the edge of the rates tried), rsLoRA r=16" in said
     )
-    assert "full 0.700 ± 0.023 (at 0.001)" in said
-    assert (
-        "shrinks: +0.300 ± 0.023 at the same rate of 0.001, +0.000 ± 0.000 when each is tuned, no difference seen"
-        in said
-    )
+    assert "full 0.700 [0.65" in said
+    assert "(at 0.001)" in said
+    assert "shrinks: +0.300 [+0.25" in said
+    assert "] at the same rate of 0.001, +0.000 [-0.007, +0.007] when each is tuned, no difference seen" in said
 
 
 def test_a_gap_that_does_not_shrink_is_said_not_to(made_up):
@@ -165,7 +174,7 @@ def test_data_curve(made_up):
 def test_the_reference_of_the_gap_is_the_rate_of_the_base_not_the_widest(made_up):
     scores = {"lora": [0.0, 0.5, 0.6], "rslora": [0.9, 0.6, 0.6]}
     said = rate_sweep(sweep(made_up, scores, {"lora": [0.1, 0.2, 0.3], "rslora": [0.1, 0.2, 0.3]}), "dev")
-    assert "+0.100 ± 0.015 at the same rate of 0.001" in said
+    assert "The gap between rsLoRA r=16 and LoRA r=16 shrinks: +0.100 [+0.07" in said
     assert "0.900" not in said
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from luthier.evaluate.statistics import crossed
-from luthier.study.report import markdown, table, write_report
-from luthier.study.table import captions, cells, headers, machine_line
+from luthier.study.report import costs, markdown, table, write_report
+from luthier.study.table import captions, cells, cost_cells, cost_headers, headers, machine_line
 
 SHARES = {"base": 0.0, "lora-r16": 0.3, "lora-r64": 0.31, "rslora-r16": 0.5, "rslora-r64": None, "full": 0.2}
 
@@ -24,11 +24,12 @@ def test_rows_are_means_with_paired_differences(made_up):
     assert rows["lora-r16"].delta is None
     assert rows["rslora-r16"].delta.value == pytest.approx(0.2)
     assert [rows[name].verdict for name in ("lora-r64", "rslora-r16", "full", "base")] == [
-        "better",  # 4 items more of the very same: paired, that is clear
+        "no difference seen",  # 4 items more of 400, none less: chance gives that, or the reverse, 1 time in 8
         "better",
         "worse",
         "worse",
     ]
+    assert rows["lora-r64"].difference.p == 2 / 2**4
     assert (rows["rslora-r64"].runs, rows["rslora-r64"].failed) == (0, 1)
     assert math.isnan(rows["rslora-r64"].score.value)
 
@@ -54,25 +55,42 @@ def test_seeds_are_paired_and_a_failed_one_is_left_out(made_up):
 def test_the_table_shows_everything(made_up):
     result = made_up(SHARES)
     names = headers(result)
-    assert names[:5] == ["variant", "runs", "score", "Δ to lora-r16", "verdict"]
+    assert names == ["variant", "runs", "score", "Δ to lora-r16", "p", "verdict"]
     lines = {row.variant: cells(result, row) for row in result.rows()}
     assert all(len(line) == len(names) for line in lines.values())
-    assert lines["lora-r16"][2:5] == ["0.300 ± 0.023", "baseline", "–"]
-    assert lines["rslora-r64"][1:3] == ["0 (1 failed)", "failed"]
-    assert lines["base"][-6:] == ["–", "0", "–", "–", "–", "–"]
-    assert lines["full"][-2:] == ["100.0", "300"]
+    assert lines["lora-r16"][2:] == ["0.300 [0.255, 0.345]", "baseline", "–", "–"]
+    assert lines["rslora-r64"][1:] == ["0 (1 failed)", "failed", "–", "–", "–"]
+    assert lines["full"][4:] == ["<0.001", "worse (1 seed)"]
+    assert lines["lora-r64"][4:] == ["0.125", "no difference seen"]
+
+
+def test_costs_have_a_table_of_their_own(made_up):
+    result = made_up(SHARES)
+    assert cost_headers(result)[-3:] == ["state MiB", "peak MiB", "s/point"]
+    lines = {row.variant: cost_cells(result, row) for row in result.rows()}
+    assert all(len(line) == len(cost_headers(result)) for line in lines.values())
+    assert lines["base"][1:] == ["–", "0", "–", "–", "–", "–", "–"]
+    assert lines["full"][-3:] == ["100.0", "300", "0.50"]  # 10 s for 20 points more than the model before training
+    assert "| full | 0.800 | 1,000 | 10.0 |" in costs(result)
+    assert "| base |" not in costs(result)  # it was not trained
+    for run in result.runs:
+        run.summary.update({} if run.variant == "base" else {"flops": 3.21e12})
+    assert "FLOPs" in cost_headers(result)
+    assert cost_cells(result, result.row("full"))[5] == "3.2 T"
+    assert "s/point" not in cost_headers(made_up({}))  # without the model before training nobody knows
 
 
 def test_captions_are_honest(made_up):
     said = " ".join(captions(made_up(SHARES)))
     assert "400 items" in said
-    assert "One seed (0): every standard error is over the items alone" in said
+    assert "One seed (0): every interval and p is over the items alone" in said
+    assert "p ≤ 0.05 after Holm's correction over the 4 comparisons of the table" in said
     assert "not a proof that there is none" in said
-    assert "within 0.007 of it" in said  # 0 of 400: rule of three
+    assert "base: no reply right, so nothing can be resampled; the interval is the binomial bound" in said
     assert "Controlled: all variants of a seed saw the same examples" in said
     several = " ".join(captions(made_up({}, seeds=[0, 1])))
-    assert "2 seeds (0, 1): standard errors are over seeds and items" in several
-    assert "rule of three" not in several
+    assert "2 seeds (0, 1): every interval and p allows for other items and other seeds; from two seeds" in several
+    assert "binomial bound" not in several
 
 
 def test_control_is_checked_by_tokens_too(made_up):
@@ -88,7 +106,8 @@ def test_the_report_has_all_parts(made_up):
     text = markdown(made_up(SHARES), "So it is.")
     for part in ("# Made up", "So it is.", "<!-- picture -->", "## What differs", "`method.r`", "## By category"):
         assert part in text
-    assert "| math | 0.00 | 0.30 |" in text
+    assert "| math | 200 | 0.00 [0.00, 0.01] | 0.30 [0.23, 0.37] |" in text
+    assert "## Before and after training" not in text  # it could do nothing before: there is nothing to forget
     assert "## Failed runs\n\n- rslora-r64, seed 0: loss nan | at step 3" in text
     assert "Abacus, 2 threads; float32; seed 0; items: 400 of embedded" in text
     assert "`method.lora_alpha` = 16.0" in text  # a key of one method alone is no difference between variants
@@ -107,6 +126,15 @@ def test_files_agree(made_up):
         lines = list(csv.DictReader(file))
     assert [line["score"] for line in lines] == ["0.0", "0.3", "0.31", "0.5", "", "0.2"]
     assert lines[0]["seed"] == ""
+    with (result.folder / "table.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    whole = json.loads((result.folder / "study.json").read_text("utf-8"))
+    assert [row["variant"] for row in rows] == list(SHARES)
+    assert [row["suite"] for row in rows] == ["embedded"] * 6
+    assert {key: float(rows[3][key]) for key in ("score_low", "delta_high", "p_holm")} == {
+        key: whole["rows"]["embedded"][3][key] for key in ("score_low", "delta_high", "p_holm")
+    }
+    assert whole["runs"] == runs
     assert not list(result.folder.glob("*.writing"))
 
 
@@ -115,6 +143,20 @@ def test_json_has_no_nan(made_up):
     again = json.loads(json.dumps(tree, allow_nan=False))
     assert again["baseline"] == "lora-r16"
     assert [row["verdict"] for row in again["rows"]["embedded"]][:2] == ["worse", None]
+    keys = "title folder suites seeds baseline controlled differing verdict rows categories forgetting claims smallest"
+    assert set(keys.split()) | {"notes", "runs", "picture"} == set(again)
+    row = again["rows"]["embedded"][3]
+    assert row["score_low"] < row["score"] == 0.5 < row["score_high"]
+    assert row["delta_low"] < row["delta"] < row["delta_high"]
+    assert row["p"] == pytest.approx(2 / 2**80)
+    assert row["p_holm"] == pytest.approx(3 * row["p"])  # base is further out: this is the second of four
+    assert row["cost_per_point"] == pytest.approx(10 / 50)
+    assert row["flops"] is None  # of a run that did not count them: null, not left out
+    assert again["rows"]["embedded"][4]["score"] is None  # failed
+    assert again["verdict"][0].startswith("Against lora-r16: better: rslora-r16 (+0.200 [")
+    assert again["claims"] == []
+    trained = [row["smallest"] for row in again["rows"]["embedded"] if row["variant"] != "base" and row["smallest"]]
+    assert again["smallest"]["embedded"] == max(trained)
 
 
 def test_a_machine_that_is_unknown_is_no_fault(made_up):

@@ -87,6 +87,15 @@ def test_an_unknown_error_draws_no_bar():
     assert "nan" not in draw(one)
 
 
+def test_bars_are_intervals_where_they_are_known():
+    known = Point(name="a", group="LoRA", x="4", value=0.5, stderr=0.02, low=0.3, high=0.9)
+    svg = draw(chart(points=[known, point("b", "LoRA", "16", 0.5)], places=["4", "16"]))
+    assert "a 0.500, between 0.300 and 0.900; b 0.500 ± 0.020" in svg
+    bars = re.findall(r'class="bar[^>]*y1="([\d.]+)"[^>]*y2="([\d.]+)"', svg)
+    interval, errors = (length for low, high in bars if (length := abs(float(low) - float(high))))
+    assert interval / errors == pytest.approx(0.6 / 0.08, rel=0.01)
+
+
 def test_long_titles_break():
     text = draw(chart(title="word " * 40))
     assert text.count('class="title"') > 2
