@@ -27,7 +27,7 @@ def main() -> None:
     threading.Thread(target=_listen, args=(jobs, busy), daemon=True).start()
 
     from luthier.core.errors import Interrupted
-    from luthier.study.runner import one
+    from luthier.study.one import one
 
     while (job := jobs.get()) is not None:
         work, planned, threads = job
