@@ -27,6 +27,7 @@ from luthier.evaluate.suite import load_suite
 from luthier.study.conclude import sentence
 from luthier.study.design import design, difference_lines, resolve_start
 from luthier.study.lock import held
+from luthier.study.memory import quick_release
 from luthier.study.one import Work, before, one, told
 from luthier.study.record import elsewhere
 from luthier.study.report import write_report
@@ -96,7 +97,7 @@ def _run(work: Work, say: Callable[[str], None], lock: int | None) -> StudyResul
     runs: list[Run] = []
     plans, count = work.design.runs, work.at_a_time
     try:
-        with ExitStack() as stack:
+        with quick_release(), ExitStack() as stack:
             # Begun before the base model is scored: it takes them seconds to import PyTorch.
             quiet = replace(work, say=_silent, callbacks=())
             made = Workers(count=count, work=quiet, say=work.say, lock=lock) if count > 1 else None
