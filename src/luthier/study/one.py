@@ -40,7 +40,7 @@ class Work:
         say: Receives one line at a time.
         callbacks: Watch each run.
         at_a_time: How many runs go on at a time.
-        known: Finished runs of the study's folder by (fingerprint, inputs), as they were when it began.
+        same: Fingerprint -> folders of the same run, where there are several.
     """
 
     design: Design
@@ -50,7 +50,7 @@ class Work:
     say: Callable[[str], None]
     callbacks: Sequence[str]
     at_a_time: int = 1
-    known: Mapping[tuple[str, str], Path] = field(default_factory=dict)
+    same: Mapping[str, Sequence[Path]] = field(default_factory=dict)
 
 
 def one(work: Work, planned: Planned) -> Run:
@@ -59,7 +59,7 @@ def one(work: Work, planned: Planned) -> Run:
     try:
         wanted = {"fingerprint": planned.resolved.fingerprint, "inputs": inputs_digest(recipe)}
         record = None if work.overwrite else stored(folder, wanted)
-        if record is None and not work.overwrite and (source := _twin(work, wanted)):
+        if record is None and not work.overwrite and (source := _twin(work, folder, wanted)):
             work.say(f"    {folder}: the same run was done as {source}")
             record = adopt(source, folder, planned.resolved, wanted)
         reused = record is not None
@@ -81,10 +81,10 @@ def one(work: Work, planned: Planned) -> Run:
         release()
 
 
-def _twin(work: Work, wanted: dict[str, str]) -> Path | None:
+def _twin(work: Work, folder: Path, wanted: dict[str, str]) -> Path | None:
     """Another folder of the study in which the same run was done."""
-    found = work.known.get((wanted["fingerprint"], wanted["inputs"]))
-    return found if found and stored(found, wanted) else None
+    others = (other for other in work.same.get(wanted["fingerprint"], ()) if other != folder)
+    return next((other for other in others if stored(other, wanted)), None)
 
 
 def _train(work: Work, planned: Planned, wanted: dict[str, str]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from luthier.evaluate.suite import Suite
     from luthier.recipe import Recipe, Resolved
+    from luthier.study.design import Planned
 
 MARK = "inputs.json"
 LAST = 20  # logged steps that the trained loss is the mean of: one step's loss is noisy
@@ -64,14 +65,20 @@ def is_done(folder: Path, wanted: dict[str, str]) -> bool:
     return _marked(folder) == wanted and finished(folder, wanted["fingerprint"]) is not None
 
 
-def elsewhere(study: Path) -> dict[tuple[str, str], Path]:
-    """Finished runs of a study and of its tuning by (fingerprint, inputs): what was renamed need not run again."""
-    found: dict[tuple[str, str], Path] = {}
+def places_of(study: Path, plans: Sequence[Planned]) -> dict[str, list[Path]]:
+    """Fingerprint -> folders where such a run is done or will be: what was renamed, or tuned, need not run again.
+
+    Args:
+        study: The study's folder.
+        plans: Its runs.
+    """
+    found: dict[str, list[Path]] = {}
     for file in (*study.glob("tuning/runs/*/*/summary.json"), *study.glob("runs/*/*/summary.json")):
-        summary = stored(file.parent, {})
-        if summary is not None and {"fingerprint", "inputs"} <= summary.keys():
-            found[summary["fingerprint"], summary["inputs"]] = file.parent
-    return found
+        found.setdefault(str((stored(file.parent, {}) or {}).get("fingerprint")), []).append(file.parent)
+    for planned in plans:
+        folders = found.setdefault(planned.resolved.fingerprint, [])
+        folders += [planned.folder] if planned.folder not in folders else []
+    return {fingerprint: folders for fingerprint, folders in found.items() if len(folders) > 1}
 
 
 def adopt(source: Path, folder: Path, resolved: Resolved, wanted: dict[str, str]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from luthier.study.design import design, difference_lines, resolve_start
 from luthier.study.lock import held
 from luthier.study.memory import quick_release
 from luthier.study.one import Work, before, one, told
-from luthier.study.record import elsewhere
+from luthier.study.record import places_of
 from luthier.study.report import write_report
 from luthier.study.results import Run, StudyResult
 from luthier.study.schema import BASE, load_study
@@ -87,7 +87,7 @@ def compare(
             say=_once(say),
             callbacks=callbacks,
             at_a_time=places(plan.study.jobs, len(plan.runs)),
-            known={} if overwrite else elsewhere(folder),
+            same={} if overwrite else places_of(folder, plan.runs),
         )
         return _run(work, say, lock)
 

@@ -137,7 +137,7 @@ def test_shipped_studies_load_and_are_shown_in_the_repository(name):
     assert shown.read_text("utf-8") == shipped(name).read_text("utf-8"), f"copy {shipped(name)} to studies/"
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda file: file.name)
+@pytest.mark.parametrize("file", sorted((ROOT / "studies").rglob("*.yaml")), ids=lambda file: file.name)
 def test_every_study_of_the_repository_loads(file, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert design(load_study(file)).runs
