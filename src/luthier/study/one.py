@@ -61,7 +61,7 @@ def one(work: Work, planned: Planned) -> Run:
         record = None if work.overwrite else stored(folder, wanted)
         if record is None and not work.overwrite and (source := _twin(work, folder, wanted)):
             work.say(f"    {folder}: the same run was done as {source}")
-            record = adopt(source, folder, planned.resolved, wanted)
+            record = adopt(source, folder, planned.resolved, wanted, work.suites)
         reused = record is not None
         if record is None:
             record = _train(work, planned, wanted)

@@ -81,21 +81,33 @@ def places_of(study: Path, plans: Sequence[Planned]) -> dict[str, list[Path]]:
     return {fingerprint: folders for fingerprint, folders in found.items() if len(folders) > 1}
 
 
-def adopt(source: Path, folder: Path, resolved: Resolved, wanted: dict[str, str]) -> dict[str, Any]:
+def adopt(
+    source: Path, folder: Path, resolved: Resolved, wanted: dict[str, str], suites: Sequence[Suite]
+) -> dict[str, Any]:
     """Copy a finished run of the same recipe and inputs from another folder, without its checkpoints.
+
+    Args:
+        source: Where it was done.
+        folder: Where it is to stand.
+        resolved: Its recipe there.
+        wanted: Its `fingerprint` and `inputs`.
+        suites: Whose scores are kept; what a run was asked while tuning does not belong here.
 
     Returns:
         Its summary.
     """
     begin(folder, wanted, overwrite=True)
+    kept = {"ledger.json", "metrics.jsonl", *(_predictions(folder, suite).name for suite in suites)}
     for path in source.iterdir():
         if path.is_dir() and path.name in ("adapter", "model"):
             shutil.copytree(path, folder / path.name, dirs_exist_ok=True)
-        elif path.name in ("ledger.json", "metrics.jsonl") or path.name.startswith("predictions-"):
+        elif path.name in kept:
             shutil.copy2(path, folder / path.name)
     write_text(folder / "recipe.yaml", resolved.to_yaml())
     summary = stored(source, wanted) or {}
-    return write_summary(folder, {**summary, "name": folder.name})
+    found = summary.get("evaluation", {})
+    scores = {suite.name: found[suite.name] for suite in suites if suite.name in found}
+    return write_summary(folder, {**summary, "name": folder.name, "evaluation": scores})
 
 
 def _marked(folder: Path) -> dict[str, str]:
