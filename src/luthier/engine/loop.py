@@ -42,6 +42,7 @@ class Progress:
         step: Optimiser steps done.
         tokens: Real tokens trained on.
         scored_tokens: Scored ones among them.
+        pairs: Pairs of a token and one that it sees: what attention computed.
         seconds: Wall-clock of the training steps alone.
         cpu_seconds: Processor time of the same.
         loss: Of the last step.
@@ -56,6 +57,7 @@ class Progress:
     step: int = 0
     tokens: int = 0
     scored_tokens: int = 0
+    pairs: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     loss: float | None = None
@@ -189,6 +191,7 @@ def _one_step(work: Work, state: _State) -> None:
     progress.step += 1
     progress.tokens += result.tokens
     progress.scored_tokens += result.scored_tokens
+    progress.pairs += result.pairs
     progress.seconds += seconds
     progress.cpu_seconds += time.process_time() - cpu
     progress.loss = result.loss

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from luthier.engine import machine
+from luthier.engine.flops import count_rates
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from luthier.core.trainable import Trainable
     from luthier.engine.loop import Progress
     from luthier.recipe import Resolved
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 
 def summarise(resolved: Resolved, progress: Progress, trainable: Trainable) -> dict[str, Any]:
     """The contents of summary.json. Rates and times are those of the training steps alone, over all resumptions."""
+    rates = count_rates(cast("PreTrainedModel", trainable.model))
     evaluation = {name: {"value": value} for name, value in progress.evaluation.items()}
     return {
         "name": Path(resolved.recipe.output_dir).name,
@@ -23,6 +27,7 @@ def summarise(resolved: Resolved, progress: Progress, trainable: Trainable) -> d
         "steps": progress.step,
         "tokens": progress.tokens,
         "scored_tokens": progress.scored_tokens,
+        "flops": rates.total(progress.tokens, progress.scored_tokens, progress.pairs),
         "seconds": progress.seconds,
         "cpu_seconds": progress.cpu_seconds,
         "tokens_per_second": progress.tokens / max(progress.seconds, 1e-9),

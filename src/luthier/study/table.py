@@ -137,6 +137,7 @@ def captions(result: StudyResult) -> list[str]:
     said += [_of_seeds(result), *_of_groups(result), _of_verdicts(result), *_of_contrasts(result)]
     said += _of_extremes(result)
     said.append(result.controlled())
+    said += result.design.notes
     gained = " s/point: seconds for each 0.01 of score gained over base." if _has(result, "cost_per_point") else ""
     said.append(
         "Trained loss: mean of the last 20 logged steps. Seconds and tokens/s: training steps alone. State: weights, "
