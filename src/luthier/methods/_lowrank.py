@@ -20,6 +20,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from luthier.kernels.lowrank import lowrank_linear
+from luthier.kernels.lowrank_many import Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -121,6 +122,21 @@ class LoraLinear(LoraLayer):
         weight = self.weight.T if self.transposed else self.weight
         low = F.dropout(x, self.dropout) if self.training and self.dropout else None
         return lowrank_linear(x, weight, self.bias, self.lora_A, self.lora_B, self.scaling, low)
+
+    def part(self, x: torch.Tensor, tokens: slice) -> Part:
+        """The update for some tokens of a batch of several adapters (`models.side_by_side`).
+
+        Args:
+            x: The layer's input at these tokens; dropout draws what it draws in :meth:`forward`.
+            tokens: Where they stand in the batch.
+        """
+        if not self.active:
+            return Part(start=tokens.start, stop=tokens.stop)
+        drops = self.training and self.dropout > 0
+        noise = F.dropout(torch.ones_like(x), self.dropout).reshape(-1, x.shape[-1]) if drops else None
+        return Part(
+            start=tokens.start, stop=tokens.stop, a=self.lora_A, b=self.lora_B, scaling=self.scaling, noise=noise
+        )
 
     def logit_terms(self, hidden: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """The head as a sum of products: (h, W) and (gamma h A^T, B)."""
