@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from luthier.recipe import Resolved
 
 
-def summarise(resolved: Resolved, progress: Progress, trainable: Trainable) -> dict[str, Any]:
-    """The contents of summary.json. Rates and times are those of the training steps alone, over all resumptions."""
+def summarise(resolved: Resolved, progress: Progress, trainable: Trainable, shared: int = 1) -> dict[str, Any]:
+    """The contents of summary.json. Rates and times are those of the training steps alone, over all resumptions.
+
+    Where `shared` runs trained side by side, the seconds of a shared pass are divided by tokens, so those of all runs
+    add up to what was spent; the peak of memory is the process's: that of the base and all of them.
+    """
     evaluation = {name: {"value": value} for name, value in progress.evaluation.items()}
     return {
         "name": Path(resolved.recipe.output_dir).name,
@@ -35,4 +39,5 @@ def summarise(resolved: Resolved, progress: Progress, trainable: Trainable) -> d
         "hardware": machine.hardware(),
         "versions": machine.versions(),
         "seed": resolved.recipe.seed,
+        "shared": shared,
     }

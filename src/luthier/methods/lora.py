@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     import torch
 
 PEFT_TYPE = "LORA"
+SHARES_BASE = True  # what it trains stands beside the base, which several runs may share (`cohort`)
 
 
 def _tuple(value: Any) -> Any:

@@ -91,11 +91,12 @@ def _strayed(members: Sequence[PreTrainedModel]) -> Iterator[None]:
     """Inside, everything that trains is a little elsewhere; no random number of a run is used up."""
     trained = [p for member in members for p in member.parameters() if p.requires_grad]
     kept = [p.detach().clone() for p in trained]
-    draw = torch.Generator().manual_seed(0)
+    # One draw, tiled: drawing 46 million numbers for eight adapters of 25 M parameters would take half a second.
+    pool = torch.randn(9973, generator=torch.Generator().manual_seed(0)) * _STRAY
     with torch.no_grad():
-        for parameter in trained:
-            noise = torch.randn(parameter.shape, generator=draw) * _STRAY
-            parameter.add_(noise.to(parameter))
+        for place, parameter in enumerate(trained):
+            tiled = pool.roll(17 * place).repeat(parameter.numel() // len(pool) + 1)[: parameter.numel()]
+            parameter.add_(tiled.view(parameter.shape).to(parameter))
     try:
         yield
     finally:
