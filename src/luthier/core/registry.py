@@ -61,7 +61,8 @@ def get(kind: str, name: str, where: str | None = None) -> ModuleType:
     known = entries(kind)
     if name not in known:
         raise RecipeError(where or kind, f"unknown name {name!r}", did_you_mean(name, known))
-    for point in metadata.entry_points(group=f"luthier.{kind}"):
-        if point.name == name and find_spec(f"luthier.{kind}.{name}") is None:
-            return point.load()  # type: ignore[no-any-return]
+    if find_spec(f"luthier.{kind}.{name}") is None:  # looked for last: listing what is installed takes 25 ms
+        for point in metadata.entry_points(group=f"luthier.{kind}"):
+            if point.name == name:
+                return point.load()  # type: ignore[no-any-return]
     return importlib.import_module(f"luthier.{kind}.{name}")

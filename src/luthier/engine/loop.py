@@ -139,6 +139,7 @@ def update(work: Work, state: State, result: StepResult, spent: tuple[float, flo
     progress.step += 1
     progress.tokens += result.tokens
     progress.scored_tokens += result.scored_tokens
+    progress.pairs += result.pairs
     progress.seconds += seconds
     progress.cpu_seconds += spent[1] + time.process_time() - cpu
     progress.loss = result.loss

@@ -28,6 +28,7 @@ class StepResult:
         units: What they are divided by: scored tokens, pairs ...
         tokens: Real tokens.
         scored_tokens: Scored tokens.
+        pairs: Pairs of a token and one that it sees.
         rows: Data rows that took part; of the micro-batches with a loss that is not finite, where there are any.
     """
 
@@ -35,6 +36,7 @@ class StepResult:
     units: int
     tokens: int
     scored_tokens: int
+    pairs: int = 0
     rows: tuple[str, ...]
 
     @property
@@ -103,6 +105,7 @@ class Tally:
             units=self.units,
             tokens=sum(forest.num_tokens for forest in self.forests),
             scored_tokens=sum(forest.num_scored for forest in self.forests),
+            pairs=sum(forest.num_pairs for forest in self.forests),
             rows=tuple(row for forest in broken or self.forests for row in forest.rows),
         )
 

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from luthier.engine import machine
+from luthier.engine.flops import count_rates
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from luthier.core.trainable import Trainable
-    from luthier.engine.loop import Progress
+    from luthier.engine.work import Progress
     from luthier.recipe import Resolved
 
 
@@ -20,6 +23,7 @@ def summarise(resolved: Resolved, progress: Progress, trainable: Trainable, shar
     Where `shared` runs trained side by side, the seconds of a shared pass are divided by tokens, so those of all runs
     add up to what was spent; the peak of memory is the process's: that of the base and all of them.
     """
+    rates = count_rates(cast("PreTrainedModel", trainable.model))
     evaluation = {name: {"value": value} for name, value in progress.evaluation.items()}
     return {
         "name": Path(resolved.recipe.output_dir).name,
@@ -27,6 +31,7 @@ def summarise(resolved: Resolved, progress: Progress, trainable: Trainable, shar
         "steps": progress.step,
         "tokens": progress.tokens,
         "scored_tokens": progress.scored_tokens,
+        "flops": rates.total(progress.tokens, progress.scored_tokens, progress.pairs),
         "seconds": progress.seconds,
         "cpu_seconds": progress.cpu_seconds,
         "tokens_per_second": progress.tokens / max(progress.seconds, 1e-9),

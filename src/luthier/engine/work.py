@@ -29,6 +29,7 @@ class Progress:
         step: Optimiser steps done.
         tokens: Real tokens trained on.
         scored_tokens: Scored ones among them.
+        pairs: Pairs of a token and one that it sees: what attention computed.
         seconds: Wall-clock of the training steps alone.
         cpu_seconds: Processor time of the same.
         loss: Of the last step.
@@ -43,6 +44,7 @@ class Progress:
     step: int = 0
     tokens: int = 0
     scored_tokens: int = 0
+    pairs: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     loss: float | None = None

@@ -76,6 +76,13 @@ class Forest:
         return len(self.score_target)
 
     @property
+    def num_pairs(self) -> int:
+        """Pairs of a token and one that it sees, itself included: what attention computes (windows left aside)."""
+        lengths = self.lengths()
+        above = (sum(lengths[i] for i in self.ancestors(segment)) for segment in range(len(lengths)))
+        return sum(own * (own + 1) // 2 + own * seen for own, seen in zip(lengths, above, strict=True))
+
+    @property
     def is_flat(self) -> bool:
         """Whether every segment is a root: plain packed examples."""
         return all(parent < 0 for parent in self.parents)

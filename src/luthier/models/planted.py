@@ -45,17 +45,40 @@ class Seen:
     window: int | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Attended:
+    """One call of the attention: what it multiplies, and which gradients it will be asked for.
+
+    Attributes:
+        heads: Query heads.
+        key_size: Numbers of a key (and of a query).
+        value_size: Numbers of a value.
+        query_trains: Whether the queries have a gradient.
+        key_trains: Whether the keys have.
+        value_trains: Whether the values have.
+    """
+
+    heads: int
+    key_size: int
+    value_size: int
+    query_trains: bool
+    key_trains: bool
+    value_trains: bool
+
+
 class Planted:
-    """A forest on its way through a model, and the masks that the model asked for.
+    """A forest on its way through a model, the masks that the model asked for, and its calls of the attention.
 
     Attributes:
         forest: The batch.
         asked: (mask function, window) of each mask, for `models.probe`.
+        attended: Each call, for the count of operations.
     """
 
     def __init__(self, forest: Forest) -> None:
         self.forest = forest
         self.asked: list[tuple[Callable[..., torch.Tensor], int | None]] = []
+        self.attended: list[Attended] = []
 
 
 _PLANTED: ContextVar[Planted | None] = ContextVar("luthier_forest", default=None)
@@ -112,6 +135,17 @@ def _interface(  # noqa: PLR0913 - transformers' own signature
     # transformers' sdpa and eager attention read the window from the mask, its flash attention from this argument.
     if sliding_window not in (None, attention_mask.window):
         raise ValueError(f"{kind} has a window of {sliding_window}, its mask one of {attention_mask.window}")
+    if (now := _PLANTED.get()) is not None:
+        now.attended.append(
+            Attended(
+                heads=query.shape[1],
+                key_size=query.shape[-1],
+                value_size=value.shape[-1],
+                query_trains=query.requires_grad,
+                key_trains=key.requires_grad,
+                value_trains=value.requires_grad,
+            )
+        )
     out = forest_attention(
         query[0],
         key[0],

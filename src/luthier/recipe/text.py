@@ -2,7 +2,8 @@
 """YAML as recipes use it: read strictly, written so that it reads back as the same tree.
 
 Departures from PyYAML: `2e-4` is a number (YAML 1.2; PyYAML takes it for text), `2024-01-01` is text (a file's name, no
-recipe has dates), and a key that stands twice in a mapping is an error (PyYAML keeps the last one in silence).
+recipe has dates), a key `on` is text (PyYAML takes it for true), and a key that stands twice in a mapping is an error
+(PyYAML keeps the last one in silence).
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class _Loader(yaml.SafeLoader):
             if name in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {name!r} stands twice", key.start_mark)
             seen.add(name)
+            if key.tag.endswith(":bool"):
+                key.tag = "tag:yaml.org,2002:str"
         return super().construct_mapping(node, deep)
 
 

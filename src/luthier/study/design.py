@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import RecipeError
 from luthier.recipe import Resolved, load_recipe
 from luthier.recipe.fingerprint import flat
-from luthier.study.schema import words_of
+from luthier.study.schema import START, words_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from luthier.study.schema import Study
 
 # What decides which examples a run sees, in which order (luthier.data.Batches is a function of these and the model's
@@ -49,18 +51,23 @@ class Design:
         runs: Seed by seed, and within a seed in the order of the variants.
         differing: Recipe key -> the value of each variant, for the keys in which variants differ.
         base: The recipe of the model before training.
+        tuned: Variant -> what was chosen for it.
+        notes: What a reader of the table must know of budget and tuning: one sentence each.
     """
 
     study: Study
     runs: tuple[Planned, ...]
     differing: dict[str, dict[str, Any]]
     base: Resolved
+    tuned: Mapping[str, Tuned] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def uncontrolled(self) -> list[str]:
         """What besides the methods differs: empty if all variants of a seed see the same examples in the same order."""
         kinds = {
             "examples": [key for key in self.differing if key.startswith(_ORDER)],
-            "amount of training": [key for key in self.differing if key.startswith(_LENGTH)],
+            # a budget holds the amount equal, in its own unit, by different numbers of steps
+            "amount of training": [] if self.study.budget else [k for k in self.differing if k.startswith(_LENGTH)],
             "base model": [key for key in self.differing if key.startswith("model.")],
         }
         return [f"{what} ({', '.join(keys)})" for what, keys in kinds.items() if keys]
@@ -73,24 +80,61 @@ class Design:
         return flat(self.runs[0].resolved.recipe.model_dump(mode="json")).get(key)
 
 
-def design(study: Study) -> Design:
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What was chosen for a variant, and from what.
+
+    Attributes:
+        values: Recipe key -> the value that is used.
+        score: The mean score that chose it, on the suite of `tune.on`.
+        edge: Key -> `lowest` or `highest`, where the choice is at the end of the numbers tried.
+        tried: Every point of the grid with its score; null where no run finished.
+    """
+
+    values: dict[str, Any]
+    score: float
+    edge: dict[str, str]
+    tried: tuple[dict[str, Any], ...]
+
+
+def design(
+    study: Study, tuned: Mapping[str, Tuned] | None = None, steps: Mapping[tuple[str, int], int] | None = None
+) -> Design:
     """Resolve every variant with every seed.
+
+    Args:
+        study: Loaded.
+        tuned: Variant -> values to use instead of the base's.
+        steps: (variant, seed) -> steps that a budget leaves.
 
     Raises:
         RecipeError: A variant does not make a recipe; nothing has run.
     """
     base = _resolve("base", study.base, ())
-    folder = Path(study.output_dir)
+    folder, tuned = Path(study.output_dir), tuned or {}
     runs = []
     for seed in study.seeds:
         for name, tree in study.variants.items():
             place = folder / "runs" / name / f"seed-{seed}"
-            words = (f"seed={seed}", f"output_dir={json.dumps(str(place))}")
+            words = [f"seed={seed}", f"output_dir={json.dumps(str(place))}"]
+            if name in tuned:
+                words += words_of(tuned[name].values)
+            if steps:
+                words.append(f"train.max_steps={steps[name, seed]}")
             start, changed = _replaced(study.base, tree)
             resolved = _resolve(f"variants.{name}", start, (*words_of(changed), *words))
             runs.append(Planned(variant=name, seed=seed, resolved=resolved, folder=place))
-    first = {run.variant: run.resolved for run in runs if run.seed == study.seeds[0]}
-    return Design(study=study, runs=tuple(runs), differing=_differing(first), base=base)
+    return Design(study=study, runs=tuple(runs), differing=differing(runs), base=base, tuned=tuned)
+
+
+def resolve_start(study: Study) -> Resolved:
+    """The recipe of the run that comes before all others.
+
+    Raises:
+        RecipeError: It is none.
+    """
+    place = json.dumps(str(Path(study.output_dir) / START))
+    return _resolve("start", study.start or {}, (f"output_dir={place}",))
 
 
 def _resolve(where: str, tree: dict[str, Any], words: tuple[str, ...]) -> Resolved:
@@ -115,9 +159,33 @@ def _name(entry: Any) -> Any:
     return entry.get("name") if isinstance(entry, dict) else entry
 
 
-def _differing(variants: dict[str, Resolved]) -> dict[str, dict[str, Any]]:
-    """Keys whose values are not the same in all variants; None where a variant has no such key."""
-    trees = {name: flat(resolved.recipe.model_dump(mode="json")) for name, resolved in variants.items()}
+def differing(runs: Sequence[Planned]) -> dict[str, dict[str, Any]]:
+    """Keys whose values are not the same in all variants of the first seed; None where a variant has no such key."""
+    first = {run.variant: run.resolved for run in runs if run.seed == runs[0].seed}
+    trees = {name: flat(resolved.recipe.model_dump(mode="json")) for name, resolved in first.items()}
     keys = dict.fromkeys(key for tree in trees.values() for key in tree if key not in _NOT_COMPARED)
     found = {key: {name: tree.get(key) for name, tree in trees.items()} for key in keys}
     return {key: values for key, values in found.items() if len({json.dumps(v) for v in values.values()}) > 1}
+
+
+def difference_lines(plan: Design) -> list[str]:
+    """What differs between the variants, and nothing else does: a line a key, with the variants of each value."""
+    if not plan.differing:
+        return ["no recipe key differs between the variants"]
+    lines, owned = ["what differs between the variants (all other recipe keys are the same):"], []
+    for key, values in plan.differing.items():
+        groups: dict[str, list[str]] = {}
+        for name, value in values.items():
+            groups.setdefault("–" if value is None else _short(value), []).append(name)
+        if len(groups) == 2 and "–" in groups:  # another method's own key
+            owned.append(f"{key} = {next(value for value in groups if value != '–')}")
+        else:
+            lines.append(f"    {key}: " + "; ".join(f"{value} ({', '.join(names)})" for value, names in groups.items()))
+    if owned:
+        lines.append(f"    not in every method, the same wherever it is: {', '.join(owned)}")
+    return lines + [f"not controlled: {what}" for what in plan.uncontrolled()]
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:28]}…{text[-28:]}"

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from luthier.core.shipped import shipped_set
 from luthier.models.load import locate
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def inputs_digest(recipe: Recipe) -> str:
     places += [source.path for source in (*recipe.data.train, *recipe.data.eval)]
     found = hashlib.sha256()
     for place in places:
-        path = Path(place).expanduser()
+        path = shipped_set(place) or Path(place).expanduser()
         if not place or not path.exists():
             continue
         files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]

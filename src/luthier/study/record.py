@@ -1,13 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands in the folder of one run of a study: its summary, its predictions, and whether they still hold."""
+"""What stands in the folder of one run of a study: its summary, its predictions, and whether they still hold.
+
+    inputs.json     the recipe's fingerprint and the hash of the files it reads, written before the run begins
+    summary.json    with `inputs` in it: trained, and filed by the study
+
+A kill at any instant leaves one of: nothing that counts, a run to go on with, or a finished run. A run that trained to
+its end but was not filed is opened again and filed, not trained again.
+"""
 
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from luthier.engine.folder import clear, finished, write_json, write_text
 from luthier.evaluate.suite import evaluate
 from luthier.study.results import Run
 
@@ -18,6 +27,7 @@ if TYPE_CHECKING:
     from luthier.evaluate.suite import Suite
     from luthier.recipe import Recipe, Resolved
 
+MARK = "inputs.json"
 LAST = 20  # logged steps that the trained loss is the mean of: one step's loss is noisy
 
 
@@ -30,13 +40,69 @@ def stored(folder: Path, wanted: dict[str, str]) -> dict[str, Any] | None:
     return summary if all(summary.get(key) == value for key, value in wanted.items()) else None
 
 
-def was_stopped(folder: Path, resolved: Resolved) -> bool:
-    """Whether an unfinished run of the same recipe stands there."""
+def begin(folder: Path, wanted: dict[str, str], *, overwrite: bool) -> bool:
+    """Make a folder ready for a run: whether one that was stopped goes on there; anything else of a run is removed.
+
+    Args:
+        folder: Of the run.
+        wanted: Its `fingerprint` and `inputs`.
+        overwrite: Begin anew in any case.
+    """
+    first = _first_line(folder)
+    if not overwrite and wanted["fingerprint"] in first and _marked(folder) == wanted:
+        return True
+    # What an earlier run left goes before the mark is set: a kill between the two must not pass it off as this one's.
+    if first.startswith("# luthier recipe"):
+        clear(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / MARK, wanted)
+    return False
+
+
+def is_done(folder: Path, wanted: dict[str, str]) -> bool:
+    """Whether a finished run of the same recipe on the same files stands there."""
+    return _marked(folder) == wanted and finished(folder, wanted["fingerprint"]) is not None
+
+
+def elsewhere(study: Path) -> dict[tuple[str, str], Path]:
+    """Finished runs of a study and of its tuning by (fingerprint, inputs): what was renamed need not run again."""
+    found: dict[tuple[str, str], Path] = {}
+    for file in (*study.glob("tuning/runs/*/*/summary.json"), *study.glob("runs/*/*/summary.json")):
+        summary = stored(file.parent, {})
+        if summary is not None and {"fingerprint", "inputs"} <= summary.keys():
+            found[summary["fingerprint"], summary["inputs"]] = file.parent
+    return found
+
+
+def adopt(source: Path, folder: Path, resolved: Resolved, wanted: dict[str, str]) -> dict[str, Any]:
+    """Copy a finished run of the same recipe and inputs from another folder, without its checkpoints.
+
+    Returns:
+        Its summary.
+    """
+    begin(folder, wanted, overwrite=True)
+    for path in source.iterdir():
+        if path.is_dir() and path.name in ("adapter", "model"):
+            shutil.copytree(path, folder / path.name, dirs_exist_ok=True)
+        elif path.name in ("ledger.json", "metrics.jsonl") or path.name.startswith("predictions-"):
+            shutil.copy2(path, folder / path.name)
+    write_text(folder / "recipe.yaml", resolved.to_yaml())
+    summary = stored(source, wanted) or {}
+    return write_summary(folder, {**summary, "name": folder.name})
+
+
+def _marked(folder: Path) -> dict[str, str]:
     try:
-        first = (folder / "recipe.yaml").read_text(encoding="utf-8").split("\n", 1)[0]
+        return dict(json.loads((folder / MARK).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def _first_line(folder: Path) -> str:
+    try:
+        return (folder / "recipe.yaml").read_text(encoding="utf-8").split("\n", 1)[0]
     except OSError:
-        return False
-    return resolved.fingerprint in first and not (folder / "summary.json").exists()
+        return ""
 
 
 def unscored(folder: Path, summary: dict[str, Any], suites: Sequence[Suite]) -> list[Suite]:

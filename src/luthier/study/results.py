@@ -190,6 +190,13 @@ class StudyResult:
                 amounts.setdefault(run.seed, set()).add((run.summary.get("tokens"), run.summary.get("scored_tokens")))
         if not amounts:
             return "Not controlled: no run has finished."
+        budget = self.design.study.budget
+        if budget and any(len(found) > 1 for found in amounts.values()):
+            unit = budget.kind.replace("_", " ")
+            return (
+                "Controlled: all variants of a seed saw the same examples in the same order, each until its budget of "
+                f"{unit} was used; how many tokens that is differs."
+            )
         if any(len(found) > 1 for found in amounts.values()):
             return "Not controlled: same examples asked for, but the runs trained on different numbers of tokens."
         return (

@@ -3,41 +3,41 @@
 
     base:      recipes/sft-lora.yaml            a recipe's path, or the recipe itself
     variants:  {r16: {method.r: 16}, full: {method: full}}
+    axes:      {optim.learning_rate: [3e-4, 1e-3]}     a grid; with variants, each of them at each point
     seeds:     [0, 1, 2]
-    evaluate:  [embedded-dev]                   names of suites, or JSONL files
+    budget:    {scored_tokens: 100000}          what every run may use
+    evaluate:  [embedded]                       names of suites, or JSONL files
     baseline:  r16
     output_dir: runs/my-study
 
 Paths are relative to the folder that the command runs in, and `embedded:train` is a shipped set, as in recipes.
+A study that was loaded is whole: axes are variants, and what is tuned beside its variant is a variant too.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError
 
-from luthier.core.errors import RecipeError, did_you_mean
+from luthier.core.errors import RecipeError
 from luthier.core.shipped import shipped_set
 from luthier.recipe.fingerprint import flat
-from luthier.recipe.schema import NonNegative, Positive, Section
+from luthier.recipe.schema import Positive, Section
 from luthier.recipe.text import parse, read_yaml, said
 from luthier.recipe.told import told
+from luthier.study.axes import NAME, expand
+from luthier.study.checks import check_keys, check_study
+from luthier.study.sections import Budget, Claim, Seeds, Tune, several
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 BASE = "base"  # the row of the model before training
-_NAME = re.compile(r"[A-Za-z0-9][\w.+=-]*")
-
-
-def _several(value: Any) -> Any:
-    """Accept one value for a list of one."""
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
+START = "start"  # the folder of the run that comes before all others
 
 
 def _variant(value: Any) -> Any:
@@ -55,11 +55,19 @@ class Study(Section):
 
     base: dict[str, Any]
     """The recipe that every variant starts from: a path, or the recipe itself."""
-    variants: Annotated[dict[str, Variant], Field(min_length=1)]
+    start: dict[str, Any] | None = None
+    """A recipe that is trained first, once, in full; its result is the model of `base`, which then names none."""
+    variants: dict[str, Variant] = Field(default_factory=dict)
     """Name -> what differs from `base`: a tree, dotted keys, or `key=value` words; empty for `base` as it is."""
-    seeds: Annotated[tuple[NonNegative, ...], BeforeValidator(_several), Field(min_length=1)] = (0,)
+    axes: dict[str, Any] = Field(default_factory=dict)
+    """Recipe key -> values (or name -> value): a grid, whose points are variants, or cross those that are named."""
+    seeds: Seeds = (0,)
     """Each variant runs once with each seed: initialisation and order of the examples."""
-    evaluate: Annotated[tuple[str, ...], BeforeValidator(_several), Field(min_length=1)]
+    budget: Budget | None = None
+    """What every run may use, in place of the recipes' steps and epochs: `{scored_tokens: 100000}`."""
+    tune: Tune | None = None
+    """Keys whose value is chosen for each variant, on a suite that is not reported."""
+    evaluate: Annotated[tuple[str, ...], BeforeValidator(several), Field(min_length=1)]
     """Suites by name or JSONL file; the first one is what the table is about."""
     items: Positive | None = None
     """Only the first so many items of each suite: quicker, and noisier."""
@@ -67,6 +75,8 @@ class Study(Section):
     """The variant that differences are taken against (or `base`, the model before training); default the first."""
     include_base: bool = True
     """Score the model before training too, as the row `base`."""
+    claims: tuple[Claim, ...] = ()
+    """What the study is to test: `{better: A, than: B}`, `{no_difference: [A, B]}`, `{at_least: A, as: B}`."""
     jobs: Positive = 1
     """At most so many runs at a time, each in a process of its own; never more than cores, and one on a GPU."""
     axis: str | None = None
@@ -80,6 +90,15 @@ class Study(Section):
     def against(self) -> str:
         """The variant that differences are taken against."""
         return self.baseline or next(iter(self.variants))
+
+    @property
+    def rows(self) -> list[str]:
+        """Everything that has a row in the table: `base` where it is scored, then the variants."""
+        return [BASE, *self.variants] if self.include_base else list(self.variants)
+
+    def tree(self) -> dict[str, Any]:
+        """The study as plain data, as a file holds it."""
+        return self.model_dump(mode="json", exclude_unset=True, by_alias=True)
 
 
 def load_study(source: str | Path | dict[str, Any] | Study, overrides: Sequence[str] = ()) -> Study:
@@ -98,18 +117,52 @@ def load_study(source: str | Path | dict[str, Any] | Study, overrides: Sequence[
         >>> load_study(tree, ["seeds=[0, 1]"]).seeds
         (0, 1)
     """
-    if isinstance(source, Study):
-        tree = source.model_dump(mode="json", exclude_unset=True)
-    else:
-        tree = dict(source) if isinstance(source, dict) else read_yaml(source)
-    if isinstance(tree.get("base"), str | Path):
-        tree["base"] = read_yaml(Path(tree["base"]).expanduser())
+    tree = source.tree() if isinstance(source, Study) else dict(source) if isinstance(source, dict) else None
+    tree = read_yaml(str(source)) if tree is None else tree
+    for name in ("base", "start"):
+        if isinstance(tree.get(name), str | Path):
+            tree[name] = read_yaml(Path(tree[name]).expanduser())
     for word in overrides:
         key, value = _word(word)
-        tree = _put(tree, key.split("."), value, key)
-    study = _checked(_shipped(tree))
-    _check_names(study)
-    return study
+        tree = _put(tree, _path(key), value, key)
+    _check_shipped(tree)
+    return _whole(_checked(tree))
+
+
+def _whole(study: Study) -> Study:
+    """Make variants of axes and of what is tuned beside its variant, put the first run's model into the base, check."""
+    if not study.variants and not study.axes:
+        raise RecipeError("study variants", "missing, and no axes", "what is compared", "add variants:, axes: or both")
+    check_keys(study.axes, "study axes")
+    changes: dict[str, Any] = {"variants": expand(study.variants, study.axes), "axes": {}}
+    if study.axis is None and study.axes:
+        changes["axis"] = next(iter(study.axes))
+    if study.start is not None:
+        changes["base"] = _started(study)
+    study = study.model_copy(update=changes)
+    check_study(study, BASE, NAME)
+    return _beside(study) if study.tune and study.tune.beside else study
+
+
+def _started(study: Study) -> dict[str, Any]:
+    model = dict(study.base.get("model") or {})
+    place = str(Path(study.output_dir) / START / "model")
+    if model.get("model_name_or_path", place) != place:
+        received = f"{model['model_name_or_path']!r}, and `start` as well"
+        allowed = "one of them: what start leaves is the base's model"
+        raise RecipeError("study base.model.model_name_or_path", received, allowed, "remove one")
+    return {**study.base, "model": {**model, "model_name_or_path": place}}
+
+
+def _beside(study: Study) -> Study:
+    """Add `NAME-tuned` for each variant that is tuned, in its place behind it."""
+    assert study.tune is not None
+    chosen = study.tune.variants or tuple(study.variants)
+    variants: dict[str, Variant] = {}
+    for name, tree in study.variants.items():
+        variants |= {name: tree, f"{name}-tuned": tree} if name in chosen else {name: tree}
+    tune = study.tune.model_copy(update={"beside": False, "variants": tuple(f"{name}-tuned" for name in chosen)})
+    return study.model_copy(update={"variants": variants, "tune": tune})
 
 
 def words_of(tree: dict[str, Any]) -> tuple[str, ...]:
@@ -144,13 +197,20 @@ def _put(tree: dict[str, Any], path: list[str], value: Any, key: str) -> dict[st
     return tree | {head: _put(below or {}, rest, value, key)}
 
 
-def _shipped(value: Any) -> Any:
-    """Replace `embedded:train` by the path of that shipped set, wherever it stands."""
-    if isinstance(value, dict):
-        return {key: _shipped(below) for key, below in value.items()}
-    if isinstance(value, list | tuple):
-        return [_shipped(below) for below in value]
-    return str(shipped_set(value) or value) if isinstance(value, str) else value
+def _path(key: str) -> list[str]:
+    """Where a word's value goes: the keys of a grid are dotted themselves."""
+    path = key.split(".")
+    whole = 1 if path[0] == "axes" else 2 if path[:2] == ["tune", "keys"] else None
+    return path if whole is None or len(path) <= whole else [*path[:whole], ".".join(path[whole:])]
+
+
+def _check_shipped(value: Any) -> None:
+    """Refuse names of shipped sets that are none, wherever they stand, before anything is read."""
+    if isinstance(value, dict | list | tuple):
+        for below in value.values() if isinstance(value, dict) else value:
+            _check_shipped(below)
+    elif isinstance(value, str):
+        shipped_set(value)
 
 
 def _checked(tree: dict[str, Any]) -> Study:
@@ -159,18 +219,3 @@ def _checked(tree: dict[str, Any]) -> Study:
     except ValidationError as failed:
         error = told(failed.errors(include_url=False), Study, tree, "")
         raise RecipeError(f"study {error.where}", error.received, error.allowed, error.fix) from None
-
-
-def _check_names(study: Study) -> None:
-    for name, tree in study.variants.items():
-        where = f"study variants.{name}"
-        if not _NAME.fullmatch(name) or name == BASE:
-            allowed = f"letters, digits and . _ + = -, and not {BASE!r}: each variant is a folder"
-            raise RecipeError(where, f"name {name!r}", allowed)
-        for key in sorted({key.split(".")[0] for key in tree} & {"seed", "output_dir"}):
-            raise RecipeError(where, f"{key!r} of a variant", "the study sets seeds and folders", "remove it")
-    if len(set(study.seeds)) != len(study.seeds):
-        raise RecipeError("study seeds", f"received {list(study.seeds)}", "each seed once")
-    rows = [BASE, *study.variants] if study.include_base else list(study.variants)
-    if study.against not in rows:
-        raise RecipeError("study baseline", f"unknown variant {study.against!r}", did_you_mean(study.against, rows))

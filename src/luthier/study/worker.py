@@ -16,7 +16,10 @@ import sys
 import threading
 from dataclasses import replace
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def main() -> None:
@@ -26,8 +29,15 @@ def main() -> None:
     busy = threading.Event()
     threading.Thread(target=_listen, args=(jobs, busy), daemon=True).start()
 
+    from luthier.study.memory import quick_release
+    from luthier.study.one import one
+
+    with quick_release():
+        _work(jobs, busy, out, one)
+
+
+def _work(jobs: queue.Queue[Any], busy: threading.Event, out: Connection, one: Callable[[Any, Any], Any]) -> None:
     from luthier.core.errors import Interrupted
-    from luthier.study.runner import one
 
     while (job := jobs.get()) is not None:
         work, planned, threads = job

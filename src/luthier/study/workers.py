@@ -51,12 +51,13 @@ def _cores() -> int:
 class _Worker:
     """One process and the run it is doing."""
 
-    def __init__(self) -> None:
+    def __init__(self, lock: int | None = None) -> None:
         self.reports, theirs = Pipe(duplex=False)
         words = [sys.executable, "-m", "luthier.study.worker", str(theirs.fileno())]
         # A session of its own: a terminal's Ctrl-C would reach it beside ours, and two mean "stop at once".
+        kept = [theirs.fileno(), *([] if lock is None else [lock])]
         self.process = subprocess.Popen(  # noqa: S603 - our own module
-            words, stdin=subprocess.PIPE, pass_fds=[theirs.fileno()], start_new_session=True
+            words, stdin=subprocess.PIPE, pass_fds=kept, start_new_session=True
         )
         theirs.close()
         self.doing: Planned | None = None
@@ -94,14 +95,16 @@ class Workers:
         count: How many.
         work: What each run needs to know besides its plan; picklable.
         say: Receives the runs' lines.
+        lock: The study's lock, which each worker holds too: it is free when the last of them is gone.
     """
 
     count: int
     work: Any
     say: Callable[[str], None]
+    lock: int | None = None
 
     def __post_init__(self) -> None:
-        self._workers = [_Worker() for _ in range(self.count)]
+        self._workers = [_Worker(self.lock) for _ in range(self.count)]
 
     def __enter__(self) -> Workers:
         return self
@@ -149,7 +152,7 @@ class Workers:
             worker.end()
             what = _lost(planned, what)
             if waiting:
-                self._workers.append(worker := _Worker())
+                self._workers.append(worker := _Worker(self.lock))
         if what is not None:
             told(planned, what)
         if kind != "stopped":

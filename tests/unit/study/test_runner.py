@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import Interrupted, RecipeError
-from luthier.study import compare, runner
-from luthier.study.runner import train
+from luthier.study import compare, one
+from luthier.study.one import train
 
 ITEMS = [("What is the capital of Peru?", "Lima"), ("Opposite of hot?", "cold"), ("1+1?", "2"), ("Say hi.", "hi")]
 
@@ -42,7 +42,7 @@ def trained(monkeypatch):
         names.append("/".join(Path(resolved.recipe.output_dir).parts[-2:]))
         return train(resolved, **options)
 
-    monkeypatch.setattr(runner, "train", counting)
+    monkeypatch.setattr(one, "train", counting)
     return names
 
 
@@ -119,7 +119,7 @@ def test_an_unforeseen_fault_leaves_its_trace(study, monkeypatch):
     def broken(resolved, **options):
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr(runner, "train", broken)
+    monkeypatch.setattr(one, "train", broken)
     result = compare(study)
     assert result.failed[0].error == "ZeroDivisionError: by zero"
     assert "Traceback" in (result.failed[0].folder / "error.txt").read_text("utf-8")
@@ -132,7 +132,7 @@ def test_a_stop_keeps_what_is_done(study, trained, monkeypatch):
         return train(resolved, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "train", stopped)
+        patch.setattr(one, "train", stopped)
         with pytest.raises(Interrupted, match="1 of 2 runs are done and kept; the same command goes on"):
             compare(study)
     results = json.loads((Path(study["output_dir"]) / "results.json").read_text("utf-8"))
@@ -150,9 +150,9 @@ def test_a_stop_while_suites_are_asked_does_not_cost_the_training(study, trained
             raise KeyboardInterrupt
         return real(*args, **options)
 
-    real = runner.add_scores
+    real = one.add_scores
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "add_scores", interrupted)
+        patch.setattr(one, "add_scores", interrupted)
         with pytest.raises(Interrupted):
             compare(study)
     compare(study)
@@ -166,12 +166,12 @@ def test_a_stopped_run_goes_on(study, trained, monkeypatch):
         resumed.append((resume, overwrite))
         if not resumed[1:]:
             folder = Path(resolved.recipe.output_dir)
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=True)
             (folder / "recipe.yaml").write_text(resolved.to_yaml(), encoding="utf-8")
             raise Interrupted("run", "stopped")
         return train(resolved, resume=resume, overwrite=overwrite, **options)
 
-    monkeypatch.setattr(runner, "train", half)
+    monkeypatch.setattr(one, "train", half)
     with pytest.raises(Interrupted):
         compare(study)
     compare(study)

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Floating-point operations of training, counted and not timed: 2 for each multiply-add of a matrix product.
+
+    y = x W^T           forward 1 product; backward 1 for x's gradient where something before it trains, 1 for W's
+                        where W trains: 3 in full fine-tuning, 2 of a frozen layer inside the model, 1 of the first one
+    low-rank update     the same rule for A and B beside a frozen W
+    attention           2 products forward (q k^T and p v), up to 4 backward, for each pair of a token and one it sees
+    head                over the scored tokens only
+
+Norms, activations, softmaxes, look-ups and the optimiser are left out, as is what is computed a second time to save
+memory (gradient checkpointing, a trained head's logits): the count says what the method asks for, on any machine.
+A sliding window does not lower the count of pairs.
+
+What is asked of each layer is seen in one forward pass over 38 tokens, so experts, shared layers, and layers that no
+gradient reaches count as they run. `torch.utils.flop_counter` counts the same of a plain model (a test holds that).
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import torch
+
+from luthier.models.backbone import hidden_states
+from luthier.models.planted import NAME, planted
+from luthier.models.probe import probe_forest
+from luthier.models.targets import is_linear
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from transformers import PreTrainedModel
+
+    from luthier.kernels.forest import Forest
+
+
+@runtime_checkable
+class LowRank(Protocol):
+    """A layer with a low-rank update beside it."""
+
+    base_layer: torch.nn.Module
+    lora_A: torch.Tensor
+    lora_B: torch.Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Operations of one training step, forward and backward, by what they grow with.
+
+    Attributes:
+        per_token: For each token.
+        per_scored: For each scored token: the head.
+        per_pair: For each pair of a token and one that it sees (itself too): attention, all layers.
+    """
+
+    per_token: float
+    per_scored: float
+    per_pair: float
+
+    def total(self, tokens: int, scored: int, pairs: int) -> int:
+        """Operations of training on so much.
+
+        Example:
+            >>> Rates(per_token=6.0, per_scored=2.0, per_pair=1.0).total(10, 3, 55)
+            121
+        """
+        return round(self.per_token * tokens + self.per_scored * scored + self.per_pair * pairs)
+
+
+def count_rates(model: PreTrainedModel) -> Rates:
+    """What training a model with its method costs, from one forward pass; random numbers are not used up.
+
+    Args:
+        model: With its method applied: what trains has `requires_grad`.
+    """
+    forest = probe_forest(model)
+    layers: list[tuple[int, float]] = []
+    devices = [model.device] if model.device.type == "cuda" else []
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices))  # dropout draws
+        stack.enter_context(torch.enable_grad())
+        if any(module._compiled_call_impl is not None for module in model.modules()):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled layers have no hooks
+        stack.enter_context(_watched(model, layers))
+        reached, per_pair = _forward(model, forest)
+    return Rates(
+        per_token=2.0 * sum(rows * products for rows, products in layers) / forest.num_tokens,
+        per_scored=2.0 * _head_products(model, reached),
+        per_pair=2.0 * per_pair,
+    )
+
+
+def _forward(model: PreTrainedModel, forest: Forest) -> tuple[bool, float]:
+    """Run the decoder: whether a gradient reaches its end, and the multiply-adds of its attention for each pair."""
+    decoder: Any = model.get_decoder()
+    if model.config._attn_implementation != NAME:
+        reached = hidden_states(model, forest).requires_grad
+        text = model.config.get_text_config()
+        size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        return reached, text.num_hidden_layers * text.num_attention_heads * 2 * size * (3 if reached else 1)
+    words = {"input_ids": forest.input_ids[None], "position_ids": forest.position_ids[None], "use_cache": False}
+    with planted(forest) as now:
+        hidden = decoder(**words).last_hidden_state
+    pairs = 0
+    for call in now.attended:
+        inside = call.query_trains or call.key_trains
+        on_keys = 1 + call.query_trains + call.key_trains  # q k^T, and the gradients of q and of k
+        on_values = 1 + inside + call.value_trains  # p v, and the gradients of p and of v
+        pairs += call.heads * (on_keys * call.key_size + on_values * call.value_size)
+    return hidden.requires_grad, pairs
+
+
+@contextmanager
+def _watched(model: PreTrainedModel, found: list[tuple[int, float]]) -> Iterator[None]:
+    """Inside, each layer that runs adds (rows, multiply-adds for each row, forward and backward)."""
+    head = model.get_output_embeddings()
+    wrapped = {id(module.base_layer) for module in model.modules() if isinstance(module, LowRank)}
+    hooks = []
+    for module in model.modules():
+        if module is head or id(module) in wrapped:
+            continue
+        if isinstance(module, LowRank) or is_linear(module) or _stacked(module):
+            hooks.append(module.register_forward_pre_hook(_counter(model, found)))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _counter(model: PreTrainedModel, found: list[tuple[int, float]]) -> Any:
+    def count(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        x, products = inputs[0], 0.0
+        if isinstance(module, LowRank):
+            base = module.base_layer
+            is_table = isinstance(base, torch.nn.Embedding)
+            rows = x.numel() if is_table else x.numel() // x.shape[-1]
+            products = _low_rank(module, reached=x.requires_grad, table=is_table)
+            products += 0 if is_table else _matrix(base.weight, x.requires_grad)
+        else:
+            rows = x.numel() // x.shape[-1]
+            products = sum(_matrix(weight, x.requires_grad) for weight in _matrices(module))
+            for stack in _stacked(module):  # [experts, N, K]: a token runs through so many of them
+                chosen = getattr(model.config.get_text_config(), "num_experts_per_tok", 1)
+                products += _matrix(stack, x.requires_grad) * chosen / len(stack)
+        found.append((rows, products))
+
+    return count
+
+
+def _matrix(weight: Any, reached: bool) -> int:
+    """Multiply-adds for each row of x: forward, x's gradient, the weight's gradient."""
+    return int(weight.numel() * (1 + reached + weight.requires_grad))
+
+
+def _low_rank(module: LowRank, *, reached: bool, table: bool) -> int:
+    a, b = module.lora_A, module.lora_B
+    inside = reached or a.requires_grad  # whether x A^T has a gradient
+    return (0 if table else _matrix(a, reached)) + _matrix(b, inside)
+
+
+def _matrices(module: torch.nn.Module) -> list[torch.nn.Parameter]:
+    return [weight for weight in module.parameters(recurse=False) if weight.ndim == 2]
+
+
+def _stacked(module: torch.nn.Module) -> list[torch.nn.Parameter]:
+    return [weight for weight in module.parameters(recurse=False) if weight.ndim == 3]
+
+
+def _head_products(model: PreTrainedModel, reached: bool) -> int:
+    """Multiply-adds of the head for each scored token."""
+    head: Any = model.get_output_embeddings()
+    if isinstance(head, LowRank):
+        base: Any = head.base_layer
+        return _matrix(base.weight, reached) + _low_rank(head, reached=reached, table=False)
+    return _matrix(head.weight, reached)

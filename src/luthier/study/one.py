@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run of a study: trained, scored and filed, or taken from where it stands; and the model before training."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from luthier.core.errors import Interrupted, LuthierError
+from luthier.evaluate.statistics import crossed
+from luthier.recipe.fingerprint import flat
+from luthier.run import load, train
+from luthier.study.inputs import inputs_digest
+from luthier.study.memory import release, resident_bytes, state_bytes
+from luthier.study.record import add_scores, adopt, begin, read_run, stored, trained_loss, unscored, write_summary
+from luthier.study.results import Run
+from luthier.study.schema import BASE
+from luthier.study.table import estimate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from luthier.evaluate.suite import Suite
+    from luthier.recipe import Model, Recipe
+    from luthier.study.design import Design, Planned
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What every run of a study needs.
+
+    Attributes:
+        design: The study with its runs.
+        suites: What every model is asked.
+        folder: Of the study.
+        overwrite: Do runs again that are done.
+        say: Receives one line at a time.
+        callbacks: Watch each run.
+        at_a_time: How many runs go on at a time.
+        known: Finished runs of the study's folder by (fingerprint, inputs), as they were when it began.
+    """
+
+    design: Design
+    suites: tuple[Suite, ...]
+    folder: Path
+    overwrite: bool
+    say: Callable[[str], None]
+    callbacks: Sequence[str]
+    at_a_time: int = 1
+    known: Mapping[tuple[str, str], Path] = field(default_factory=dict)
+
+
+def one(work: Work, planned: Planned) -> Run:
+    """Train, score and file one run, or take it from its folder."""
+    folder, recipe = planned.folder, planned.resolved.recipe
+    try:
+        wanted = {"fingerprint": planned.resolved.fingerprint, "inputs": inputs_digest(recipe)}
+        record = None if work.overwrite else stored(folder, wanted)
+        if record is None and not work.overwrite and (source := _twin(work, wanted)):
+            work.say(f"    {folder}: the same run was done as {source}")
+            record = adopt(source, folder, planned.resolved, wanted)
+        reused = record is not None
+        if record is None:
+            record = _train(work, planned, wanted)
+        elif missing := unscored(folder, record, work.suites):
+            model, tokenizer = _trained(folder, recipe)
+            record = write_summary(folder, add_scores(folder, record, model, tokenizer, missing, recipe))
+        return replace(read_run(folder, record, work.suites, planned.variant, planned.seed), reused=reused)
+    except (Interrupted, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        said = str(error) if isinstance(error, LuthierError) else f"{type(error).__name__}: {error}"
+        if not isinstance(error, LuthierError):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        return Run(variant=planned.variant, seed=planned.seed, folder=folder, summary={}, right={}, error=said)
+    finally:
+        release()
+
+
+def _twin(work: Work, wanted: dict[str, str]) -> Path | None:
+    """Another folder of the study in which the same run was done."""
+    found = work.known.get((wanted["fingerprint"], wanted["inputs"]))
+    return found if found and stored(found, wanted) else None
+
+
+def _train(work: Work, planned: Planned, wanted: dict[str, str]) -> dict[str, Any]:
+    folder, recipe = planned.folder, planned.resolved.recipe
+    was_there = (folder / "recipe.yaml").exists()
+    resume = begin(folder, wanted, overwrite=work.overwrite)
+    if was_there:
+        work.say(f"    {folder}: {'goes on where it stopped' if resume else 'is replaced'}")
+    release()
+    held = resident_bytes()
+    result = train(planned.resolved, resume=resume, overwrite=not resume, say=work.say, callbacks=tuple(work.callbacks))
+    record = {
+        "dtype": str(result.model.dtype).removeprefix("torch."),
+        **result.summary,
+        **wanted,
+        "runs_at_a_time": work.at_a_time,
+        "trained_loss": trained_loss(folder),
+        "memory_before_bytes": held,
+        "state_bytes": state_bytes(result),
+    }
+    write_summary(folder, record)  # before the suites are asked: a stop there must not cost the training
+    return write_summary(folder, add_scores(folder, record, result.model, result.tokenizer, work.suites, recipe))
+
+
+def before(work: Work) -> Run:
+    """Score the model before training: the base recipe's model, as every variant finds it."""
+    recipe, folder = work.design.base.recipe, work.folder / "runs" / BASE
+    seen = {k: v for k, v in flat(recipe.model_dump(mode="json")).items() if k.startswith("model.")}
+    seen |= {"chat_template": recipe.data.chat_template, "system": recipe.data.system}
+    wanted = {"asked": json.dumps(seen, sort_keys=True), "inputs": inputs_digest(recipe)}
+    record = None if work.overwrite else stored(folder, wanted)
+    missing = work.suites if record is None else unscored(folder, record, work.suites)
+    if missing:
+        work.say(f"{BASE}: {recipe.model.model_name_or_path} before training")
+        model, tokenizer = _untrained(work, recipe)
+        record = {
+            "name": BASE,
+            "steps": 0,
+            "total_parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            **(record or {}),
+            **wanted,
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        record = write_summary(folder, add_scores(folder, record, model, tokenizer, missing, recipe))
+    run = replace(read_run(folder, record or {}, work.suites, BASE, None), reused=not missing)
+    work.say(f"{BASE}: {told(run, work.suites[0].name)}")
+    return run
+
+
+def told(run: Run, suite: str) -> str:
+    """A run's result in a few words."""
+    if run.error:
+        return f"failed: {run.error}"
+    said = f"{suite} {estimate(crossed(run.right[suite]))}"
+    if run.variant != BASE:
+        said += f", trained loss {run.summary['trained_loss']:.3f}, {run.summary['seconds']:.1f} s"
+    return said + (" (was done already)" if run.reused else "")
+
+
+def _trained(folder: Path, recipe: Recipe) -> tuple[Any, Any]:
+    """A finished run's model, in the numbers that its recipe trained in."""
+    whole = folder / "model"
+    if not whole.is_dir():
+        return load(folder)
+    return _loaded(recipe.model.model_copy(update={"model_name_or_path": str(whole), "model_revision": None}))
+
+
+def _untrained(work: Work, recipe: Recipe) -> tuple[Any, Any]:
+    """The base model, and its tokenizer with the chat template that training will use."""
+    from luthier.data import prepare
+
+    model, tokenizer = _loaded(recipe.model)
+    prepared = prepare(recipe.data, tokenizer, which="train", say=work.say)
+    tokenizer.chat_template = prepared.chat_template or tokenizer.chat_template
+    return model, tokenizer
+
+
+def _loaded(chosen: Model) -> tuple[Any, Any]:
+    from luthier.engine.precision import pick_device, pick_dtype
+    from luthier.models import load_model, load_tokenizer
+
+    device = pick_device()
+    model = load_model(chosen, pick_dtype(chosen.dtype, device.type)).to(device)
+    return model, load_tokenizer(chosen.model_name_or_path, chosen.model_revision, chosen.trust_remote_code)

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operations are counted as `torch.utils.flop_counter` counts them of a plain model, with eager attention and PEFT."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tests.tiny import tiny
+from torch.utils.flop_counter import FlopCounterMode
+
+from luthier.core import registry
+from luthier.engine.flops import count_rates
+from luthier.models.planted import NAME
+
+pytestmark = pytest.mark.parity
+TOKENS = 19
+
+
+def _plain_flops(model: torch.nn.Module) -> int:
+    """One forward and backward of one sequence whose tokens are all scored and all see each other (masked later)."""
+    ids = torch.arange(TOKENS)[None] % 50
+    model.train()
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=ids, use_cache=False).logits.float().logsumexp(-1).sum().backward()
+    return counter.get_total_flops()
+
+
+def _counted(model: torch.nn.Module, method: str, keys: dict) -> int:
+    model.set_attn_implementation(NAME)
+    module = registry.get("methods", method)
+    module.apply(model, module.Config(**keys))
+    return count_rates(model).total(TOKENS, TOKENS, TOKENS * TOKENS)
+
+
+@pytest.mark.parametrize("family", ["llama", "tied", "qwen2", "gpt2", "neox", "gemma3"])
+def test_full_fine_tuning(family):
+    plain = tiny(family)
+    plain.set_attn_implementation("eager")
+    assert _counted(tiny(family), "full", {}) == _plain_flops(plain)
+
+
+LORA = {
+    "all": {"target_modules": "all-linear"},
+    "queries": {"target_modules": ["q_proj"]},  # the first layer's keys and values need no gradient
+    "values": {"target_modules": ["v_proj"]},
+    "down": {"target_modules": ["down_proj"]},
+    "upper": {"target_modules": ["q_proj", "v_proj"], "layers_to_transform": [1]},  # nothing flows below layer 1
+    "head": {"target_modules": ["q_proj", "lm_head"]},
+    "whole head": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+}
+
+
+@pytest.mark.parametrize("name", LORA)
+def test_lora(name):
+    keys = {"r": 4, **LORA[name]}
+    plain = tiny("llama")
+    plain.set_attn_implementation("eager")
+    assert _counted(tiny("llama"), "lora", keys) == _plain_flops(get_peft_model(plain, LoraConfig(**keys)))
