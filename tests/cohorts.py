@@ -40,7 +40,12 @@ def work_on(base: Any, folder: Path, seed: int, method: dict[str, Any], **sectio
     """A run on a member of `base`, initialised from its seed."""
     keys = {"train": {"max_steps": 50} | sections.pop("train", {}), "optim": {"learning_rate": 1e-3}}
     recipe = load_recipe(
-        {"model": {"model_name_or_path": "none"}, "data": {"train": "none"}, "seed": seed, "output_dir": str(folder)}
+        {
+            "model": {"model_name_or_path": "none"},
+            "data": {"train": "none", "eval": "none"},
+            "seed": seed,
+            "output_dir": str(folder),
+        }
         | {key: value | sections.pop(key, {}) for key, value in keys.items()}
         | {"method": {"name": "lora"} | method}
     ).recipe

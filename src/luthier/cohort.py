@@ -52,13 +52,7 @@ STACKED = {"cpu": 1024, "cuda": 16384}
 
 @dataclass(kw_only=True)
 class Asked:
-    """One of the runs.
-
-    Attributes:
-        resolved: Its recipe.
-        resume: Go on from its newest whole checkpoint.
-        overwrite: Replace what stands in its folder.
-    """
+    """One of the runs: its recipe, and `resume` and `overwrite` as for :func:`luthier.run.train`."""
 
     resolved: Resolved
     resume: bool = False
@@ -79,6 +73,7 @@ class _Entry:
 
     @property
     def recipe(self) -> Recipe:
+        """Of the run."""
         return self.asked.resolved.recipe
 
     def adapted(self) -> tuple[Trainable, Draws]:
@@ -88,13 +83,13 @@ class _Entry:
         return self.trainable, self.draws
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Given:
     """What all of them get."""
 
     base: Any
     say: Say
-    callbacks: Sequence[str] = ()
+    callbacks: Sequence[str]
 
 
 def why_alone(recipe: Recipe) -> str | None:
@@ -138,11 +133,10 @@ def train_together(
         stack.enter_context(
             routed_float32(device.type == "cpu" and str(pick_dtype(first.model.dtype)) == "torch.float32")
         )
-        given = _Given(base=None, say=say, callbacks=callbacks)
         entries = []
         for place, asked in enumerate(runs):
             try:
-                entry = _enter(place, asked, given, stack)
+                entry = _enter(place, asked, say, stack)
             except LuthierError as error:
                 yield place, error
                 continue
@@ -152,16 +146,24 @@ def train_together(
                 entries.append(entry)
         if not entries:
             return
-        given.base = load_base(first, say)
-        given.base.requires_grad_(False)
+        given = _Given(base=load_base(first, say).requires_grad_(False), say=say, callbacks=callbacks)
         most = STACKED.get(device.type, 0)
         threads = stack.enter_context(fitting_threads(given.base))
         stack.enter_context(machine.kept_pages())
         say(machine.where(device, threads))
         while entries:
-            now, most = _admit(entries, given, most)
+            now = _candidates(entries, given, most)
             entries = entries[len(now) :]
-            yield from _stacked(now, given, most) if len(now) > 1 else _alone(now[0], given)
+            for entry in list(now):
+                try:
+                    _adapt(entry, given)
+                except LuthierError as error:
+                    now.remove(entry)
+                    yield entry.place, error
+            fitting = _fitting(now, given, most)
+            now, entries = now[:fitting], now[fitting:] + entries
+            if now:
+                yield from _stacked(now, given, most) if len(now) > 1 else _alone(now[0], given)
 
 
 def _check(runs: Sequence[Asked]) -> None:
@@ -175,39 +177,25 @@ def _check(runs: Sequence[Asked]) -> None:
             raise RecipeError(where, f"{asked.resolved.recipe.output_dir}: {why}", "runs that leave the base as it is")
 
 
-def _enter(place: int, asked: Asked, given: _Given, outer: ExitStack) -> _Entry | RunResult:
+def _enter(place: int, asked: Asked, say: Say, outer: ExitStack) -> _Entry | RunResult:
     """Take hold of a run's folder and read its rows; a run that is finished gives its result."""
     folder = run_folder.check_folder(asked.resolved, resume=asked.resume, overwrite=asked.overwrite)
     if asked.resume and run_folder.finished(folder, asked.resolved.fingerprint):
-        return train(asked.resolved, resume=True, say=given.say)
+        return train(asked.resolved, resume=True, say=say)
     with ExitStack() as opening:
         opening.enter_context(run_folder.held(folder))
-        rows = read_rows(asked.resolved.recipe, given.say)
+        rows = read_rows(asked.resolved.recipe, say)
         stack = outer.enter_context(opening.pop_all())
     return _Entry(place=place, asked=asked, folder=folder, stack=stack, rows=rows)
 
 
-def _admit(entries: Sequence[_Entry], given: _Given, most: int) -> tuple[list[_Entry], int]:
-    """The next runs that train side by side, as many as memory takes, or one; and the tokens of their passes.
-
-    Each of them gets its model here.
-    """
+def _candidates(entries: Sequence[_Entry], given: _Given, most: int) -> list[_Entry]:
+    """The next runs that would train side by side, or one: two of their micro-batches fit into a pass."""
     reason = shares_passes(given.base)
     if reason is not None and len(entries) > 1:
         given.say(f"{reason}; runs that share it train one after another")
-    small = [entry for entry in entries if _tokens(entry) * 2 <= most]
-    if reason is not None or len(small) < 2 or small[0] is not entries[0]:
-        _adapt(entries[0], given)
-        return [entries[0]], most
-    now = list(takewhile(lambda entry: entry in small, entries))
-    for entry in now:
-        _adapt(entry, given)
-    fitting = _fitting(now, given, most)
-    if fitting < len(now):
-        given.say(f"{fitting} of {len(now)} runs fit into memory side by side; the others follow")
-        for entry in now[fitting:]:
-            entry.trainable = None
-    return now[:fitting], most
+    small = list(takewhile(lambda entry: reason is None and _tokens(entry) * 2 <= most, entries))
+    return small if len(small) > 1 else [entries[0]]
 
 
 def _tokens(entry: _Entry) -> float:
@@ -220,7 +208,7 @@ def _tokens(entry: _Entry) -> float:
 def _fitting(entries: Sequence[_Entry], given: _Given, most: int) -> int:
     """How many of these, one at least, fit into memory: each its parameters and states, and one pass."""
     free = free_bytes(given.base.device)
-    if free is None:
+    if free is None or len(entries) < 2:
         return len(entries)
     largest = max(entries, key=lambda entry: entry.adapted()[0].num_trainable)
     tokens = max(most, *(entry.rows.batches.largest() for entry in entries))
@@ -229,6 +217,10 @@ def _fitting(entries: Sequence[_Entry], given: _Given, most: int) -> int:
     for entry in entries:  # parameters are there already; gradients and two moments in float32 are not
         held += 12 * entry.adapted()[0].num_trainable
         count += held <= SHARE * free
+    if count < len(entries):
+        given.say(f"{max(1, count)} of {len(entries)} runs fit into memory side by side; the others follow")
+    for entry in entries[max(1, count) :]:
+        entry.trainable = None
     return max(1, count)
 
 

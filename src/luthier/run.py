@@ -108,14 +108,13 @@ def train(
             say(f"{folder}: this run is finished; its result is kept, there is nothing to do")
             return _reopen(recipe, folder, summary, say)
         rows = read_rows(recipe, say)
-        device = pick_device()
-        with routed_float32(device.type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
+        with routed_float32(pick_device().type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
             model, trainable = _build(recipe, say)
             fit_memory(recipe, trainable, rows.batches.largest(), say)
             work = open_run(resolved, rows, trainable, resume=resume, callbacks=watchers, say=say)
             machine.reset_peak()
             with fitting_threads(model) as threads, machine.kept_pages():
-                say(machine.where(device, threads))
+                say(machine.where(model.device, threads))
                 progress = fit(work, resume=resume)
                 summary = summarise(resolved, progress, trainable)
         return close_run(work, rows, summary)
@@ -156,8 +155,8 @@ def close_run(work: Work, rows: Rows, summary: dict[str, Any]) -> RunResult:
 
     run_folder.write_result(work.folder / work.trainable.folder, save)
     run_folder.write_json(work.folder / "summary.json", summary)
-    made = {"model": model, "tokenizer": rows.tokenizer, "trainable": work.trainable}
-    return RunResult(folder=work.folder, summary=summary, **made)
+    parts = {"model": model, "tokenizer": rows.tokenizer, "trainable": work.trainable}
+    return RunResult(folder=work.folder, summary=summary, **parts)
 
 
 def preview(recipe: Recipe | Resolved | dict[str, Any] | str | Path, *, say: Say = lambda _: None) -> dict[str, Any]:
