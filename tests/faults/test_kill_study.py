@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.runs import tree
 
 from luthier.core.errors import Interrupted
 from luthier.engine import folder as run_folder
 from luthier.study import compare, one
-from tests.runs import tree
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kill_study.py"
 

@@ -20,6 +20,7 @@ def main(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value words.", metavar="[KEY=VALUE]...")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do every run again.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+    on: Annotated[str, typer.Option(help="here, or ray: each run a task of a Ray cluster.")] = "here",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
     """See the module's text."""
@@ -35,6 +36,7 @@ def main(
         overwrite=overwrite,
         say=lambda line: print(line, file=sys.stderr),
         callbacks=() if quiet else ("progress",),
+        on=on,
     )
     tree = result.to_json()
     picture = add_picture(tree)

@@ -29,6 +29,7 @@ from luthier.models import load_model, load_tokenizer
 from luthier.recipe import entry_config, load_recipe
 from luthier.recipe.fingerprint import flat
 from luthier.run import train
+from luthier.study.checks import LENGTH
 from luthier.study.inputs import inputs_digest
 
 if TYPE_CHECKING:
@@ -109,7 +110,8 @@ def plan_steps(plan: Design, folder: Path, say: Say) -> tuple[dict[tuple[str, in
         }
     else:
         steps = _counted(plan, budget, folder, say)
-    return steps, _sentence(budget, steps)
+    instead = [key for key in flat(plan.study.base) if key in LENGTH]
+    return steps, _sentence(budget, steps) + (f" It takes the place of the base's {instead[0]}." if instead else "")
 
 
 def _counted(plan: Design, budget: Budget, folder: Path, say: Say) -> dict[tuple[str, int], int]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _KINDS: dict[str, type[Section]] = {"model": Model, "data": Data, "optim": Optim, "train": Train}
 _SECTIONS = {name: list(kind.model_fields) for name, kind in _KINDS.items()}
 # Keys that say how long a run is; with a budget, the budget does.
-_LENGTH = ("train.max_steps", "train.num_train_epochs", "train.early_stopping_patience")
+LENGTH = ("train.max_steps", "train.num_train_epochs", "train.early_stopping_patience")
 
 
 def check_study(study: Study, base: str, name: re.Pattern[str]) -> None:
@@ -113,14 +113,14 @@ def _check_tune(study: Study) -> None:
 
 
 def _check_length(study: Study) -> None:
-    keys = [key for key in study.tune.keys if key in _LENGTH] if study.tune else []
-    for where, tree in [("tune.keys", dict.fromkeys(keys)), ("base", study.base)] + [
-        (f"variants.{name}", tree) for name, tree in study.variants.items()
-    ]:
-        if said := next((key for key in flat(tree) if key in _LENGTH), None):
-            raise RecipeError(
-                f"study {where}", f"{said}, and a budget as well", "one of them says how long runs are", "remove one"
-            )
+    """The base's steps and epochs give way to a budget, and it is said; a difference between variants may not."""
+    places = [(f"variants.{name}", flat(tree)) for name, tree in study.variants.items()]
+    places += [("tune.keys", study.tune.keys if study.tune else {})]
+    places += [("base", {key: value for key, value in flat(study.base).items() if key not in LENGTH[:2]})]
+    for where, tree in places:
+        if said := next((key for key in tree if key in LENGTH), None):
+            received, allowed = f"{said}, and a budget as well", "one of them says how long runs are"
+            raise RecipeError(f"study {where}", received, allowed, "remove one")
 
 
 def _check_start(study: Study) -> None:

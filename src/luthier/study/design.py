@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # tokenizer alone).
 _ORDER = ("data.", "train.per_device_train_batch_size", "train.gradient_accumulation_steps")
 _LENGTH = ("train.max_steps", "train.num_train_epochs", "train.early_stopping_patience")
+_NAMED = 4  # variants named for one value of a key
 _NOT_COMPARED = ("seed", "output_dir")
 
 
@@ -180,10 +181,14 @@ def difference_lines(plan: Design) -> list[str]:
         if len(groups) == 2 and "–" in groups:  # another method's own key
             owned.append(f"{key} = {next(value for value in groups if value != '–')}")
         else:
-            lines.append(f"    {key}: " + "; ".join(f"{value} ({', '.join(names)})" for value, names in groups.items()))
+            lines.append(f"    {key}: " + "; ".join(f"{value} ({_names(names)})" for value, names in groups.items()))
     if owned:
         lines.append(f"    not in every method, the same wherever it is: {', '.join(owned)}")
     return lines + [f"not controlled: {what}" for what in plan.uncontrolled()]
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(names if len(names) <= _NAMED else [*names[: _NAMED - 1], f"{len(names) - _NAMED + 1} more"])
 
 
 def _short(value: Any) -> str:

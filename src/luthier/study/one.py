@@ -41,7 +41,7 @@ class Work:
         say: Receives one line at a time.
         callbacks: Watch each run.
         at_a_time: How many runs go on at a time.
-        known: Finished runs of the study's folder by (fingerprint, inputs), as they were when it began.
+        same: Fingerprint -> folders of the same run, where there are several.
     """
 
     design: Design
@@ -51,7 +51,7 @@ class Work:
     say: Callable[[str], None]
     callbacks: Sequence[str]
     at_a_time: int = 1
-    known: Mapping[tuple[str, str], Path] = field(default_factory=dict)
+    same: Mapping[str, Sequence[Path]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def untrained(work: Work, planned: Planned) -> dict[str, str] | None:
     """What a run's record will be known by, where it has to be trained; None where it need not, or cannot be told."""
     try:
         wanted = _wanted(planned)
-        done = not work.overwrite and (stored(planned.folder, wanted) or _twin(work, wanted))
+        done = not work.overwrite and (stored(planned.folder, wanted) or _twin(work, planned.folder, wanted))
     except (LuthierError, OSError):
         return None  # the run itself will say what is wrong
     return None if done else wanted
@@ -93,9 +93,9 @@ def one(work: Work, planned: Planned, trained: Trained | None = None) -> Run:
     try:
         wanted = _wanted(planned)
         record = None if work.overwrite else stored(folder, wanted)
-        if record is None and not work.overwrite and (source := _twin(work, wanted)):
+        if record is None and not work.overwrite and (source := _twin(work, folder, wanted)):
             work.say(f"    {folder}: the same run was done as {source}")
-            record = adopt(source, folder, planned.resolved, wanted)
+            record = adopt(source, folder, planned.resolved, wanted, work.suites)
         reused = record is not None
         if record is None:
             record = _file(work, planned, wanted, trained or _train(work, planned, wanted))
@@ -115,10 +115,10 @@ def one(work: Work, planned: Planned, trained: Trained | None = None) -> Run:
         release()
 
 
-def _twin(work: Work, wanted: dict[str, str]) -> Path | None:
+def _twin(work: Work, folder: Path, wanted: dict[str, str]) -> Path | None:
     """Another folder of the study in which the same run was done."""
-    found = work.known.get((wanted["fingerprint"], wanted["inputs"]))
-    return found if found and stored(found, wanted) else None
+    others = (other for other in work.same.get(wanted["fingerprint"], ()) if other != folder)
+    return next((other for other in others if stored(other, wanted)), None)
 
 
 def _train(work: Work, planned: Planned, wanted: dict[str, str]) -> Trained:

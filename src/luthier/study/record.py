@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from luthier.evaluate.suite import Suite
     from luthier.recipe import Recipe, Resolved
+    from luthier.study.design import Planned
 
 MARK = "inputs.json"
 LAST = 20  # logged steps that the trained loss is the mean of: one step's loss is noisy
@@ -64,31 +65,49 @@ def is_done(folder: Path, wanted: dict[str, str]) -> bool:
     return _marked(folder) == wanted and finished(folder, wanted["fingerprint"]) is not None
 
 
-def elsewhere(study: Path) -> dict[tuple[str, str], Path]:
-    """Finished runs of a study and of its tuning by (fingerprint, inputs): what was renamed need not run again."""
-    found: dict[tuple[str, str], Path] = {}
+def places_of(study: Path, plans: Sequence[Planned]) -> dict[str, list[Path]]:
+    """Fingerprint -> folders where such a run is done or will be: what was renamed, or tuned, need not run again.
+
+    Args:
+        study: The study's folder.
+        plans: Its runs.
+    """
+    found: dict[str, list[Path]] = {}
     for file in (*study.glob("tuning/runs/*/*/summary.json"), *study.glob("runs/*/*/summary.json")):
-        summary = stored(file.parent, {})
-        if summary is not None and {"fingerprint", "inputs"} <= summary.keys():
-            found[summary["fingerprint"], summary["inputs"]] = file.parent
-    return found
+        found.setdefault(str((stored(file.parent, {}) or {}).get("fingerprint")), []).append(file.parent)
+    for planned in plans:
+        folders = found.setdefault(planned.resolved.fingerprint, [])
+        folders += [planned.folder] if planned.folder not in folders else []
+    return {fingerprint: folders for fingerprint, folders in found.items() if len(folders) > 1}
 
 
-def adopt(source: Path, folder: Path, resolved: Resolved, wanted: dict[str, str]) -> dict[str, Any]:
+def adopt(
+    source: Path, folder: Path, resolved: Resolved, wanted: dict[str, str], suites: Sequence[Suite]
+) -> dict[str, Any]:
     """Copy a finished run of the same recipe and inputs from another folder, without its checkpoints.
+
+    Args:
+        source: Where it was done.
+        folder: Where it is to stand.
+        resolved: Its recipe there.
+        wanted: Its `fingerprint` and `inputs`.
+        suites: Whose scores are kept; what a run was asked while tuning does not belong here.
 
     Returns:
         Its summary.
     """
     begin(folder, wanted, overwrite=True)
+    kept = {"ledger.json", "metrics.jsonl", *(_predictions(folder, suite).name for suite in suites)}
     for path in source.iterdir():
         if path.is_dir() and path.name in ("adapter", "model"):
             shutil.copytree(path, folder / path.name, dirs_exist_ok=True)
-        elif path.name in ("ledger.json", "metrics.jsonl") or path.name.startswith("predictions-"):
+        elif path.name in kept:
             shutil.copy2(path, folder / path.name)
     write_text(folder / "recipe.yaml", resolved.to_yaml())
     summary = stored(source, wanted) or {}
-    return write_summary(folder, {**summary, "name": folder.name})
+    found = summary.get("evaluation", {})
+    scores = {suite.name: found[suite.name] for suite in suites if suite.name in found}
+    return write_summary(folder, {**summary, "name": folder.name, "evaluation": scores})
 
 
 def _marked(folder: Path) -> dict[str, str]:

@@ -27,6 +27,7 @@ class Role:
         r: Its rank, where it has one.
         rate: Its learning rate.
         place: Its value of the study's axis, where it has one.
+        tuned: Whether the study chose keys for it.
     """
 
     variant: str
@@ -34,6 +35,7 @@ class Role:
     r: int | None
     rate: float
     place: Any = None
+    tuned: bool = False
 
     @property
     def label(self) -> str:
@@ -59,7 +61,12 @@ def roles(plan: Design) -> dict[str, Role]:
         if plan.study.axis == "data.train" and isinstance(place, list):
             place = sum(source["max_rows"] or 0 for source in place) or None  # rows: what a data curve is about
         found[run.variant] = Role(
-            variant=run.variant, method=method, r=recipe.method.get("r"), rate=recipe.optim.learning_rate, place=place
+            variant=run.variant,
+            method=method,
+            r=recipe.method.get("r"),
+            rate=recipe.optim.learning_rate,
+            place=place,
+            tuned=run.variant in plan.tuned,
         )
     return found
 
@@ -119,10 +126,14 @@ _AXES = {
 
 
 def _groups(known: dict[str, Role]) -> dict[str, str]:
-    """Methods are groups; a rank is named where a method has several at one place."""
-    spots = [(role.method, role.place) for role in known.values()]
-    crowded = {method for method, place in spots if spots.count((method, place)) > 1}
-    return {name: role.label if role.method in crowded else role.method for name, role in known.items()}
+    """Methods are groups; a rank is named where a method has several at one place, tuning where not all are tuned."""
+    spots = [(role.method, role.place, role.tuned) for role in known.values()]
+    crowded = {method for method, place, tuned in spots if spots.count((method, place, tuned)) > 1}
+    mixed = len({role.tuned for role in known.values()}) > 1
+    return {
+        name: (role.label if role.method in crowded else role.method) + (", tuned" if mixed and role.tuned else "")
+        for name, role in known.items()
+    }
 
 
 def _is_number(value: Any) -> bool:

@@ -22,14 +22,15 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from luthier.core.errors import Interrupted, RecipeError
+from luthier.core.errors import Interrupted, RecipeError, did_you_mean
 from luthier.evaluate.suite import load_suite
 from luthier.study.conclude import sentence
 from luthier.study.design import design, difference_lines, resolve_start
 from luthier.study.lock import held
 from luthier.study.memory import quick_release
+from luthier.study.on_ray import Cluster, package
 from luthier.study.one import Work, before, told
-from luthier.study.record import elsewhere
+from luthier.study.record import places_of
 from luthier.study.report import write_report
 from luthier.study.results import Run, StudyResult
 from luthier.study.schema import BASE, load_study
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from luthier.study.design import Planned
     from luthier.study.schema import Study
 
+ON = ("here", "ray")
+
 
 def compare(
     study: str | Path | dict[str, Any] | Study,
@@ -52,6 +55,7 @@ def compare(
     overwrite: bool = False,
     say: Callable[[str], None] = lambda _: None,
     callbacks: Sequence[str] = (),
+    on: str = "here",
 ) -> StudyResult:
     """Run the variants of a study and compare them.
 
@@ -61,14 +65,19 @@ def compare(
         overwrite: Do every run again, also those that are done.
         say: Receives one line at a time about what happens.
         callbacks: Names of callbacks that watch each run, such as `progress`.
+        on: `here`, or `ray`: each run is a task of a Ray cluster.
 
     Returns:
         Runs, rows and differences; `results.json`, `results.csv` and `report.md` are written too.
 
     Raises:
-        UserError: The study, a recipe or a suite cannot be used; nothing has run.
+        UserError: The study, a recipe or a suite cannot be used, or Ray is not installed; nothing has run.
         Interrupted: Ctrl-C; what is done is kept, and the same call goes on.
     """
+    if on not in ON:
+        raise RecipeError("compare on", f"unknown place {on!r}", did_you_mean(on, ON))
+    if on == "ray":
+        package()
     study = load_study(study, overrides)
     suites = _suites(study)
     design(study)  # every recipe is looked at before anything is written
@@ -76,7 +85,7 @@ def compare(
         resolve_start(study)
     folder = _open_folder(study)
     with held(folder, say) as lock:
-        again = partial(compare, overwrite=overwrite, say=say, callbacks=callbacks)
+        again = partial(compare, overwrite=overwrite, say=say, callbacks=callbacks, on=on)
         plan = settle(study, again, overwrite=overwrite, say=say, callbacks=callbacks)
         for line in (*difference_lines(plan), *plan.notes):
             say(line)
@@ -87,13 +96,13 @@ def compare(
             overwrite=overwrite,
             say=_once(say),
             callbacks=callbacks,
-            at_a_time=places(plan.study.jobs, len(plan.runs)),
-            known={} if overwrite else elsewhere(folder),
+            at_a_time=places(plan.study.jobs, len(plan.runs)) if on == "here" else 1,
+            same={} if overwrite else places_of(folder, plan.runs),
         )
-        return _run(work, say, lock)
+        return _run(work, say, lock, on)
 
 
-def _run(work: Work, say: Callable[[str], None], lock: int | None) -> StudyResult:
+def _run(work: Work, say: Callable[[str], None], lock: int | None, on: str) -> StudyResult:
     """Do the runs and write the report; of a stop, too."""
     runs: list[Run] = []
     plans, count = work.design.runs, work.at_a_time
@@ -101,8 +110,11 @@ def _run(work: Work, say: Callable[[str], None], lock: int | None) -> StudyResul
         with quick_release(), ExitStack() as stack:
             # Begun before the base model is scored: it takes them seconds to import PyTorch.
             quiet = replace(work, say=_silent, callbacks=())
-            made = Workers(count=count, work=quiet, say=work.say, lock=lock) if count > 1 else None
-            workers = stack.enter_context(made) if made else None
+            workers: Workers | Cluster | None = None
+            if on == "ray":
+                workers = stack.enter_context(Cluster(work=quiet))
+            elif count > 1:
+                workers = stack.enter_context(Workers(count=count, work=quiet, say=work.say, lock=lock))
             if work.design.study.include_base:
                 runs.append(before(work))
             _all(work, workers, runs, say)
@@ -130,10 +142,10 @@ def _suites(study: Study) -> tuple[Suite, ...]:
     return suites
 
 
-def _all(work: Work, workers: Workers | None, runs: list[Run], say: Callable[[str], None]) -> None:
+def _all(work: Work, workers: Workers | Cluster | None, runs: list[Run], say: Callable[[str], None]) -> None:
     """Do the planned runs, and add them to `runs` in the order of the plan."""
     plans, suite = work.design.runs, work.suites[0].name
-    shared = work.design.study.together
+    shared = work.design.study.together and not isinstance(workers, Cluster)  # a task of a cluster is one run
     groups = share_out(plans, work.at_a_time) if shared else [(planned,) for planned in plans]
     for line in alone_lines(groups):
         say(line)
@@ -146,6 +158,9 @@ def _all(work: Work, workers: Workers | None, runs: list[Run], say: Callable[[st
             done[str(planned.folder)] = run
 
     try:
+        if isinstance(workers, Cluster):
+            workers.do(plans, tell)
+            return
         if workers is not None:
             workers.do(groups, tell)
             return

@@ -89,6 +89,7 @@ def captions(result: StudyResult) -> list[str]:
     )
     said += _of_extremes(result)
     said.append(result.controlled())
+    said += result.design.notes
     said.append(
         "Trained loss: mean of the last 20 logged steps. Seconds and tokens/s: training steps alone. State: weights, "
         "gradients and optimiser state, counted. Peak: the whole process (or the GPU) while training; a process does "

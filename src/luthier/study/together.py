@@ -66,18 +66,29 @@ def several(work: Work, group: Group) -> Iterator[tuple[Planned, Run]]:
     """
     wanted = {place: untrained(work, planned) for place, planned in enumerate(group)} if len(group) > 1 else {}
     due = [place for place, found in wanted.items() if found]
+    known = [group[place].resolved.fingerprint for place in due]
+    # The same run under two names is done once, and taken over after that.
+    twins = [] if work.overwrite else [place for n, place in enumerate(due) if known[n] in known[:n]]
+    due = [place for place in due if place not in twins]
     if len(due) < 2:
-        due = []
+        due, twins = [], []
     for place, planned in enumerate(group):
-        if place not in due:
+        if place not in (*due, *twins):
             yield planned, one(work, planned)
-    if not due:
-        return
+    if due:
+        yield from _together(work, group, {place: wanted[place] or {} for place in due})
+    for place in twins:
+        yield group[place], one(work, group[place])
+
+
+def _together(work: Work, group: Group, wanted: dict[int, dict[str, str]]) -> Iterator[tuple[Planned, Run]]:
+    """Train some of a group at once; `wanted` says by what each one's record will be known."""
+    due = list(wanted)
     release()
     held, left = resident_bytes(), list(due)
     asked = []
     for place in due:
-        resume = begin(group[place].folder, wanted[place] or {}, overwrite=work.overwrite)
+        resume = begin(group[place].folder, wanted[place], overwrite=work.overwrite)
         asked.append(Asked(resolved=group[place].resolved, resume=resume, overwrite=not resume))
     try:
         for number, outcome in train_together(asked, say=work.say, callbacks=tuple(work.callbacks)):

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from luthier.core import registry
 from luthier.core.errors import DataError, RecipeError
 from luthier.evaluate.suite import load_suite
 from luthier.recipe import load_recipe
 from luthier.study.demo import PARTS, shipped
-from luthier.study.design import design
+from luthier.study.design import design, resolve_start
 from luthier.study.schema import load_study, words_of
 
 ROOT = Path(__file__).parents[3]
@@ -85,6 +87,105 @@ def test_what_is_wrong_is_named(tree, change, said):
     assert said in str(error.value)
 
 
+TUNE = {"keys": {"optim.learning_rate": [1e-3, 1e-2]}, "on": "embedded-dev"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"budget": {"steps": 5, "tokens": 9}},
+            "study budget: tokens and steps at once; exactly one of scored_tokens,",
+        ),
+        ({"budget": {}}, "study budget: nothing; exactly one of"),
+        ({"budget": {"steps": 0}}, "study budget.steps: received 0 (whole number); allowed: more than 0"),
+        ({"budget": {"flop": 1e9}}, "study budget.flop: unknown key; did you mean 'flops'"),
+        (
+            {"budget": {"steps": 5}, "variants": {"a": {"train.max_steps": 3}}},
+            "study variants.a: train.max_steps, and a budget as well; one of them says how long runs are",
+        ),
+        ({"budget": {"steps": 5}, "tune": TUNE | {"keys": {"train.max_steps": [1, 2]}}}, "study tune.keys: train.max"),
+        ({"claims": [{"better": "r4", "than": "r9"}]}, "study claims.0: unknown variant 'r9'; did you mean 'r8'"),
+        ({"claims": [{"better": "r4"}]}, "study claims.0: received better; one of {better: A, than: B}"),
+        ({"claims": [{"at_least": "r4", "than": "r8"}]}, "study claims.0: received at_least, than; one of"),
+        ({"claims": [{}]}, "study claims.0: received nothing"),
+        ({"claims": [{"no_difference": ["r4", "r4"]}]}, "study claims.0: 'r4' twice; two variants"),
+        ({"claims": [{"beter": "r4", "than": "r8"}]}, "study claims.0.beter: unknown key; did you mean 'better'"),
+        (
+            {"claims": [{"better": "r4", "than": "r8", "on": "embedded-math"}]},
+            "study claims.0.on: unknown suite 'embedded-math'; did you mean 'embedded'",
+        ),
+        (
+            {"claims": [{"at_least": "r4", "as": "base"}], "include_base": False},
+            "study claims.0: unknown variant 'base'",
+        ),
+        ({"tune": TUNE | {"on": "embedded"}}, "study tune.on: 'embedded', which is in evaluate; a suite of its own"),
+        ({"tune": TUNE | {"keys": {}}}, "study tune.keys"),
+        ({"tune": TUNE | {"keys": {"optim.learning_rate": []}}}, "study tune.keys.optim.learning_rate: no value"),
+        ({"tune": TUNE | {"keys": {"optim.rate": [1]}}}, "study tune.keys.optim.rate: unknown key"),
+        (
+            {"tune": TUNE | {"keys": {"method.r": [4, 8]}}},
+            "study tune.keys.method.r: the variant 'r4' (or an axis) sets",
+        ),
+        ({"tune": TUNE | {"variants": ["r5"]}}, "study tune.variants: unknown variant 'r5'; did you mean"),
+        ({"tune": TUNE | {"beside": True}, "variants": {"a": {}, "a-tuned": {}}}, "study tune.beside: 'a-tuned' is a"),
+        ({"tune": {"keys": {"optim.learning_rate": [1e-3]}}}, "study tune.on: missing"),
+        ({"start": {"method": "lora"}}, "study base.model.model_name_or_path: 'embedded-tiny', and `start` as well"),
+    ],
+)
+def test_what_contradicts_itself_is_named(tree, change, said):
+    with pytest.raises(RecipeError) as error:
+        design(load_study(tree | change))
+    assert said in str(error.value)
+
+
+def test_a_tuned_key_is_no_axis(tree):
+    tree |= {"variants": {}, "axes": {"optim.learning_rate": [1e-3]}, "tune": TUNE}
+    with pytest.raises(RecipeError, match=r"study tune.keys.optim.learning_rate: .* \(or an axis\) sets it too"):
+        load_study(tree)
+
+
+def test_a_starting_model_is_whole(tree):
+    del tree["base"]["model"]
+    start = {"model": {"model_name_or_path": "embedded-tiny"}, "data": {"train": "embedded:train"}}
+    for method, said in (("lora", "'lora'"), (None, "'lora (the default)'")):
+        given = start | ({"method": method} if method else {})
+        with pytest.raises(RecipeError, match=f"study start.method: method {re.escape(said)} leaves an adapter"):
+            load_study(tree | {"start": given})
+    study = load_study(tree | {"start": start | {"method": "full"}})
+    assert study.base["model"]["model_name_or_path"] == str(Path(tree["output_dir"]) / "start" / "model")
+    assert load_study(study.tree()) == study
+    with pytest.raises(RecipeError, match=r"study start: optim.learning_rte: unknown key"):
+        resolve_start(load_study(tree | {"start": start | {"method": "full", "optim": {"learning_rte": 1}}}))
+
+
+def test_claims_say_what_they_are(tree):
+    claims = [{"better": "r8", "than": "r4"}, {"no_difference": ["r4", "r8"]}, {"at_least": "r8", "as": "base"}]
+    study = load_study(tree | {"claims": claims})
+    assert [(claim.kind, claim.first, claim.second, claim.on) for claim in study.claims] == [
+        ("better", "r8", "r4", None),
+        ("no_difference", "r4", "r8", None),
+        ("at_least", "r8", "base", None),
+    ]
+    assert study.tree()["claims"] == claims
+
+
+def test_a_study_file_says_on_and_means_it(tree, tmp_path):
+    file = tmp_path / "study.yaml"
+    text = yaml.safe_dump(tree) + "tune: {keys: {optim.learning_rate: [1e-3, 1e-2]}, on: embedded-dev}\n"
+    file.write_text(text, encoding="utf-8")
+    study = load_study(file, ["tune.keys.optim.weight_decay=[0.0, 0.1]"])
+    assert study.tune.on == "embedded-dev"
+    assert set(study.tune.keys) == {"optim.learning_rate", "optim.weight_decay"}
+
+
+def test_the_study_of_all_methods_has_all_methods():
+    for file in ("methods.yaml", "at-scale/methods.yaml"):
+        study = yaml.safe_load((ROOT / "studies" / file).read_text("utf-8"))
+        methods = [tree.get("method", "lora") for tree in study["variants"].values()]
+        assert {m["name"] if isinstance(m, dict) else m for m in methods} == set(registry.entries("methods")), file
+
+
 def test_words_are_key_value():
     with pytest.raises(RecipeError, match="no '='"):
         load_study({}, ["seeds"])
@@ -137,7 +238,7 @@ def test_shipped_studies_load_and_are_shown_in_the_repository(name):
     assert shown.read_text("utf-8") == shipped(name).read_text("utf-8"), f"copy {shipped(name)} to studies/"
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda file: file.name)
+@pytest.mark.parametrize("file", sorted((ROOT / "studies").rglob("*.yaml")), ids=lambda file: file.name)
 def test_every_study_of_the_repository_loads(file, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert design(load_study(file)).runs

@@ -80,6 +80,16 @@ def test_a_study_on_a_shared_base_finds_what_runs_alone_find(study, tmp_path):
     assert all(run.reused for run in compare(study).runs)
 
 
+def test_the_same_run_under_two_names_is_done_once(study):
+    study["variants"] = {"r2": {"method.r": 2}, "r8": {"method.r": 8}, "two": {"method.r": 2}}
+    said: list[str] = []
+    result = compare(study, say=said.append)
+    assert any(line.startswith("2 runs side by side on one base") for line in said)
+    assert [run.variant for run in result.runs] == ["base", "r2", "r8", "two"]
+    assert result.runs[3].reused
+    assert result.runs[1].summary["final_loss"] == result.runs[3].summary["final_loss"]
+
+
 def test_a_member_that_cannot_be_made_costs_no_other(study):
     study["variants"]["bad"] = {"method.target_modules": ["no_such_layer"]}
     said: list[str] = []
