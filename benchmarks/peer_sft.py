@@ -29,6 +29,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--checkpointing", choices=["default", "on", "off"], default="default")
     parser.add_argument("--group-by-length", action="store_true")
     parser.add_argument("--no-shuffle", action="store_true")
+    parser.add_argument("--lora-r", type=int, default=16)
+    parser.add_argument("--lora-alpha", type=float, default=32)
+    parser.add_argument("--rslora", action="store_true")
     parser.add_argument("--output-dir", required=True)
     return parser.parse_args()
 
@@ -48,7 +51,8 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
     with open(args.data, encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
-    lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    given = {"r": args.lora_r, "lora_alpha": args.lora_alpha, "use_rslora": args.rslora}
+    lora = LoraConfig(**given, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
     settings = trainer_settings(args)
     if args.trainer == "trl":
         from trl import SFTConfig, SFTTrainer
@@ -149,6 +153,7 @@ def figures(marks: list[Any], losses: list[float], warmup: int) -> dict[str, Any
         "tokens_per_cpu_second": (tokens1 - tokens0) / (cpu1 - cpu0),
         "tokens_per_second": (tokens1 - tokens0) / (wall1 - wall0),
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "tokens": tokens1,
         "losses": losses,
     }
 

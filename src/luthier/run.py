@@ -7,12 +7,10 @@ the result as adapter/ (PEFT's layout) or model/ (transformers' layout).
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from luthier.core import registry
@@ -20,6 +18,7 @@ from luthier.core.errors import ModelError, RecipeError, RunFailed
 from luthier.data import Batches, eval_batches, prepare
 from luthier.engine import folder as run_folder
 from luthier.engine import machine
+from luthier.engine._callback import make_watchers
 from luthier.engine.loop import Work, fit
 from luthier.engine.memory import fit_memory
 from luthier.engine.precision import pick_device, pick_dtype, routed_float32
@@ -37,12 +36,13 @@ from luthier.models.threads import fitting_threads
 from luthier.recipe import Model, Recipe, Resolved, entry_config, load_recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from luthier.core.trainable import Objective, Trainable
     from luthier.data import Prepared
+    from luthier.engine._callback import Callback
 
     Say = Callable[[str], None]
 
@@ -67,7 +67,7 @@ class RunResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Rows:
+class Rows:
     """What is trained on."""
 
     tokenizer: PreTrainedTokenizerBase
@@ -102,50 +102,61 @@ def train(
     resolved = recipe if isinstance(recipe, Resolved) else load_recipe(recipe)
     recipe = resolved.recipe
     folder = run_folder.check_folder(resolved, resume=resume, overwrite=overwrite)
-    watchers = {
-        name: registry.get("engine.callbacks", name, "train.report_to").make(folder)
-        for name in (*callbacks, *recipe.train.report_to)
-    }
+    watchers = make_watchers(folder, (*callbacks, *recipe.train.report_to))
     with run_folder.held(folder):
         if resume and (summary := run_folder.finished(folder, resolved.fingerprint)):
             say(f"{folder}: this run is finished; its result is kept, there is nothing to do")
             return _reopen(recipe, folder, summary, say)
-        rows = _read_rows(recipe, say)
-        device = pick_device()
-        with routed_float32(device.type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
+        rows = read_rows(recipe, say)
+        with routed_float32(pick_device().type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
             model, trainable = _build(recipe, say)
-            objective = _bind(recipe)
-            fit_memory(recipe, trainable, _largest(recipe, rows.batches), say)
-            if not resume or not (folder / "recipe.yaml").exists():
-                run_folder.clear(folder)
-            run_folder.write_text(folder / "recipe.yaml", resolved.to_yaml())
-            ledgers = [prepared.ledger for prepared in (rows.train, rows.held_out) if prepared]
-            run_folder.write_json(folder / "ledger.json", {ledger.which: ledger.to_json() for ledger in ledgers})
+            fit_memory(recipe, trainable, rows.batches.largest(), say)
+            work = open_run(resolved, rows, trainable, resume=resume, callbacks=watchers, say=say)
             machine.reset_peak()
-            work = Work(
-                recipe=recipe,
-                trainable=trainable,
-                objective=objective,
-                total_steps=rows.batches.total_steps,
-                batches=rows.batches.step,
-                eval_batches=eval_batches(rows.held_out.rows, recipe.data, recipe.train) if rows.held_out else (),
-                folder=folder,
-                data=_digest(rows.train),
-                callbacks=watchers,
-                say=say,
-            )
             with fitting_threads(model) as threads, machine.kept_pages():
-                say(machine.where(device, threads))
+                say(machine.where(model.device, threads))
                 progress = fit(work, resume=resume)
                 summary = summarise(resolved, progress, trainable)
+        return close_run(work, rows, summary)
 
-        def save(writing: Path) -> None:
-            trainable.save(writing)
-            save_words(rows.tokenizer, model, writing)
 
-        run_folder.write_result(folder / trainable.folder, save)
-        run_folder.write_json(folder / "summary.json", summary)
-    return RunResult(folder=folder, summary=summary, model=model, tokenizer=rows.tokenizer, trainable=trainable)
+def open_run(
+    resolved: Resolved, rows: Rows, trainable: Trainable, *, resume: bool, callbacks: Mapping[str, Callback], say: Say
+) -> Work:
+    """Write what a run begins with into its folder, and give what the loop needs."""
+    recipe, folder = resolved.recipe, Path(resolved.recipe.output_dir)
+    objective = _bind(recipe)
+    if not resume or not (folder / "recipe.yaml").exists():
+        run_folder.clear(folder)
+    run_folder.write_text(folder / "recipe.yaml", resolved.to_yaml())
+    ledgers = [prepared.ledger for prepared in (rows.train, rows.held_out) if prepared]
+    run_folder.write_json(folder / "ledger.json", {ledger.which: ledger.to_json() for ledger in ledgers})
+    return Work(
+        recipe=recipe,
+        trainable=trainable,
+        objective=objective,
+        total_steps=rows.batches.total_steps,
+        batches=rows.batches.step,
+        eval_batches=eval_batches(rows.held_out.rows, recipe.data, recipe.train) if rows.held_out else (),
+        folder=folder,
+        data=rows.train.digest(),
+        callbacks=callbacks,
+        say=say,
+    )
+
+
+def close_run(work: Work, rows: Rows, summary: dict[str, Any]) -> RunResult:
+    """Write the result of a run that has ended, and then its summary."""
+    model: Any = work.trainable.model
+
+    def save(writing: Path) -> None:
+        work.trainable.save(writing)
+        save_words(rows.tokenizer, model, writing)
+
+    run_folder.write_result(work.folder / work.trainable.folder, save)
+    run_folder.write_json(work.folder / "summary.json", summary)
+    parts = {"model": model, "tokenizer": rows.tokenizer, "trainable": work.trainable}
+    return RunResult(folder=work.folder, summary=summary, **parts)
 
 
 def preview(recipe: Recipe | Resolved | dict[str, Any] | str | Path, *, say: Say = lambda _: None) -> dict[str, Any]:
@@ -164,10 +175,10 @@ def preview(recipe: Recipe | Resolved | dict[str, Any] | str | Path, *, say: Say
     """
     resolved = recipe if isinstance(recipe, Resolved) else load_recipe(recipe)
     recipe = resolved.recipe
-    rows = _read_rows(recipe, say)
+    rows = read_rows(recipe, say)
     with routed_float32(pick_device().type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
         model, trainable = _build(recipe, say)
-        fit_memory(recipe, trainable, _largest(recipe, rows.batches), say)
+        fit_memory(recipe, trainable, rows.batches.largest(), say)
     steps = rows.batches.total_steps
     return {
         "fingerprint": resolved.fingerprint,
@@ -221,7 +232,7 @@ def _load_adapted(path: Path, device: torch.device) -> tuple[PreTrainedModel, Pr
     return model.to(device), tokenizer
 
 
-def _read_rows(recipe: Recipe, say: Say) -> _Rows:
+def read_rows(recipe: Recipe, say: Say) -> Rows:
     """Read, render and check the data, and lay out the run's steps."""
     model = recipe.model
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision, model.trust_remote_code)
@@ -236,11 +247,11 @@ def _read_rows(recipe: Recipe, say: Say) -> _Rows:
             "the warm-up is a part of the run",
             "lower it, or use optim.warmup_ratio",
         )
-    return _Rows(tokenizer=tokenizer, train=prepared, held_out=held_out, batches=batches)
+    return Rows(tokenizer=tokenizer, train=prepared, held_out=held_out, batches=batches)
 
 
-def _build(recipe: Recipe, say: Say) -> tuple[PreTrainedModel, Trainable]:
-    """Load the base, prove that it runs forests, apply the method."""
+def load_base(recipe: Recipe, say: Say) -> PreTrainedModel:
+    """Load the base and prove that it runs forests."""
     device = pick_device()
     dtype = pick_dtype(recipe.model.dtype, device.type)
     model = load_model(recipe.model, dtype, say=say).to(device)
@@ -248,21 +259,28 @@ def _build(recipe: Recipe, say: Say) -> tuple[PreTrainedModel, Trainable]:
     error = prove_forest(model, recipe.model.model_name_or_path)
     kind = f"{type(model).__name__} on {device} in {str(dtype).removeprefix('torch.')}"
     say(f"{kind}; a forest equals separate forwards to {error:.1e} nats")
-    trainable = _apply(recipe, model)
-    total = sum(p.numel() for p in model.parameters())
-    share = trainable.num_trainable / total
-    say(f"{recipe.method['name']}: {trainable.num_trainable:,} of {total:,} parameters train ({share:.2%})")
+    return model
+
+
+def _build(recipe: Recipe, say: Say) -> tuple[PreTrainedModel, Trainable]:
+    """The base with the method applied."""
+    model = load_base(recipe, say)
+    trainable = apply_method(recipe, model, say)
     if recipe.train.torch_compile:
         say(f"{compile_layers(model)} layers are compiled at the first step")
     return model, trainable
 
 
-def _apply(recipe: Recipe, model: PreTrainedModel) -> Trainable:
+def apply_method(recipe: Recipe, model: PreTrainedModel, say: Say) -> Trainable:
+    """Rewire a model as the recipe's method says, from the recipe's seed."""
     torch.manual_seed(recipe.seed)  # the first numbers drawn are the method's own, whatever was loaded before
     method = registry.get("methods", recipe.method["name"])
     trainable: Trainable = method.apply(model, entry_config("method", recipe.method))
     if recipe.model.adapter_name_or_path:
         fill_adapter(trainable, Path(recipe.model.adapter_name_or_path))
+    total = sum(p.numel() for p in model.parameters())
+    count = trainable.num_trainable
+    say(f"{recipe.method['name']}: {count:,} of {total:,} parameters train ({count / total:.2%})")
     return trainable
 
 
@@ -270,14 +288,6 @@ def _bind(recipe: Recipe) -> Objective:
     module = registry.get("objectives", recipe.objective["name"])
     objective: Objective = module.bind(entry_config("objective", recipe.objective))
     return objective
-
-
-def _largest(recipe: Recipe, batches: Batches) -> int:
-    """Tokens of the largest micro-batch that can occur."""
-    lengths, size = batches.rows.lengths, recipe.train.per_device_train_batch_size
-    if recipe.data.packing:
-        return min(size * recipe.data.max_length, int(lengths.sum()))
-    return int(np.sort(lengths)[-size:].sum())
 
 
 def _reopen(recipe: Recipe, folder: Path, summary: dict[str, Any], say: Say) -> RunResult:
@@ -288,12 +298,3 @@ def _reopen(recipe: Recipe, folder: Path, summary: dict[str, Any], say: Say) -> 
     model, trainable = _build(again, say)
     _, tokenizer = load(folder)
     return RunResult(folder=folder, summary=summary, model=model, tokenizer=tokenizer, trainable=trainable)
-
-
-def _digest(prepared: Prepared) -> str:
-    """What a run trains on, in 16 digits: every token of every row, and which of them are scored."""
-    digest = hashlib.sha256()
-    for store in prepared.rows.stores:
-        for array in (store.tokens, store.scored, store.offsets):
-            digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()[:16]

@@ -69,6 +69,13 @@ class Batches:
         bins = self._plan(epoch)[place * self.per_step : (place + 1) * self.per_step]
         return [_trees(self.rows, bins[at : at + self.micro]) for at in range(0, len(bins), self.micro)]
 
+    def largest(self) -> int:
+        """Return the tokens of the largest micro-batch that can occur."""
+        lengths = self.rows.lengths
+        if self.data.packing:
+            return min(self.micro * self.data.max_length, int(lengths.sum()))
+        return int(np.sort(lengths)[-self.micro :].sum())
+
     def epoch(self, number: int) -> float:
         """Return how many epochs are done after so many steps.
 

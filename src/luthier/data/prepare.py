@@ -12,6 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from luthier.core.errors import DataError
 from luthier.core.home import home
 from luthier.data import ledger
@@ -44,6 +46,14 @@ class Prepared:
     rows: Rows
     ledger: Ledger
     chat_template: str | None
+
+    def digest(self) -> str:
+        """What a run trains on, in 16 digits: every token of every row, and which of them are scored."""
+        found = hashlib.sha256()
+        for store in self.rows.stores:
+            for array in (store.tokens, store.scored, store.offsets):
+                found.update(np.ascontiguousarray(array).data)
+        return found.hexdigest()[:16]
 
 
 def prepare(data: Data, tokenizer: Any, *, which: Literal["train", "eval"], say: Say = lambda _: None) -> Prepared:

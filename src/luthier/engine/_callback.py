@@ -6,8 +6,10 @@ from __future__ import annotations
 import traceback
 from typing import TYPE_CHECKING, Any
 
+from luthier.core import registry
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
 
@@ -31,6 +33,19 @@ class Callback:
 
     def on_end(self) -> None:
         """The run ends, for whatever reason."""
+
+
+def make_watchers(folder: Path, names: Iterable[str]) -> dict[str, Callback]:
+    """Fresh callbacks for a run.
+
+    Args:
+        folder: The run's.
+        names: Files of `engine/callbacks`.
+
+    Raises:
+        RecipeError: There is none of that name.
+    """
+    return {name: registry.get("engine.callbacks", name, "train.report_to").make(folder) for name in names}
 
 
 class Watchers:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,94 +23,10 @@ from luthier.engine.optim import build_optimizer, clip, set_learning_rate
 from luthier.engine.precision import Masters
 from luthier.engine.signals import StopRequest
 from luthier.engine.step import accumulate, evaluate_loss
+from luthier.engine.work import Progress, State, Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
-
-    from luthier.core.trainable import Objective, Trainable
-    from luthier.core.types import Tree
-    from luthier.engine._callback import Callback
-    from luthier.recipe import Recipe
-
-
-@dataclass
-class Progress:
-    """The loop's counters; a checkpoint keeps them exactly.
-
-    Attributes:
-        step: Optimiser steps done.
-        tokens: Real tokens trained on.
-        scored_tokens: Scored ones among them.
-        pairs: Pairs of a token and one that it sees: what attention computed.
-        seconds: Wall-clock of the training steps alone.
-        cpu_seconds: Processor time of the same.
-        loss: Of the last step.
-        evaluation: What the last evaluation found.
-        best: What the one with the lowest loss found.
-        best_step: The step it came after; 0 where there was none.
-        waited: Evaluations since then.
-        ended: Whether the run stopped early.
-        interval: Sums since the last logged line.
-    """
-
-    step: int = 0
-    tokens: int = 0
-    scored_tokens: int = 0
-    pairs: int = 0
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    loss: float | None = None
-    evaluation: dict[str, float] = field(default_factory=dict)
-    best: dict[str, float] = field(default_factory=dict)
-    best_step: int = 0
-    waited: int = 0
-    ended: bool = False
-    interval: metrics.Interval = field(default_factory=metrics.Interval)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """Everything the loop needs.
-
-    Attributes:
-        recipe: Checked.
-        trainable: The model with its method.
-        objective: Bound.
-        total_steps: Steps of the whole run.
-        batches: Step number -> its micro-batches; a pure function, so resuming needs no loader state.
-        eval_batches: Evaluation batches, or none.
-        folder: The run's folder.
-        data: Digest of the training rows: a run is resumed on the same ones only.
-        callbacks: Who watches, by name.
-        say: Receives one line at a time about what happens.
-    """
-
-    recipe: Recipe
-    trainable: Trainable
-    objective: Objective
-    total_steps: int
-    batches: Callable[[int], Sequence[Sequence[Tree]]]
-    eval_batches: Sequence[Sequence[Tree]] = ()
-    folder: Path
-    data: str = ""
-    callbacks: Mapping[str, Callback] = field(default_factory=dict)
-    say: Callable[[str], None] = lambda _: None
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of checkpoints."""
-        return self.folder / "checkpoints"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _State:
-    """What changes while the loop runs."""
-
-    masters: Masters
-    optimizer: torch.optim.Optimizer
-    progress: Progress
-    watchers: Watchers
+    from luthier.engine.step import StepResult
 
 
 def fit(work: Work, *, resume: bool = False) -> Progress:
@@ -124,32 +40,48 @@ def fit(work: Work, *, resume: bool = False) -> Progress:
         RunFailed: The loss is not finite, memory ran out, or something cannot be written.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
     """
+    state = begin(work, resume=resume)
+    progress = state.progress
+    checkpoint.set_random_state(state.random)  # last of all: whatever was made before may have drawn
+    try:
+        with StopRequest() as stop:
+            while not is_done(work, progress):
+                with memory_as_failure(progress.step + 1):
+                    _one_step(work, state)
+                    improved = evaluate(work, state)
+                if should_save(work, progress, improved) or stop.asked:
+                    save(work, state)
+                if stop.asked and not is_done(work, progress):
+                    raise stopped(work, progress)
+        choose(work, state)
+    finally:
+        state.close()
+    return progress
+
+
+def begin(work: Work, *, resume: bool) -> State:
+    """Make the optimiser, or put the newest whole checkpoint back, and tell who watches.
+
+    Raises:
+        RunFailed: There are checkpoints, and none is whole or fits.
+        UserError: The rows are others than those that the checkpoint was trained on.
+    """
     masters = Masters(work.trainable)
     optimizer = build_optimizer(work.recipe.optim, work.trainable, masters.twins)
     random = checkpoint.random_state()
     checkpoint.sweep(work.checkpoints)
     progress, random = _restore(work, masters, optimizer, random) if resume else (Progress(), random)
     metrics.cut(work.folder, progress.step)
-    state = _State(masters=masters, optimizer=optimizer, progress=progress, watchers=Watchers(work.callbacks, work.say))
-    state.watchers.tell("on_start", work.folder, work.recipe.model_dump(mode="json"), work.total_steps, progress.step)
+    watchers = Watchers(work.callbacks, work.say)
+    watchers.tell("on_start", work.folder, work.recipe.model_dump(mode="json"), work.total_steps, progress.step)
     work.trainable.model.train()
-    checkpoint.set_random_state(random)  # last of all: trackers and whatever else was made before may have drawn
-    try:
-        with StopRequest() as stop:
-            while progress.step < work.total_steps and not progress.ended:
-                with memory_as_failure(progress.step + 1):
-                    _one_step(work, state)
-                    improved = _evaluate(work, state)
-                if _should_save(work, progress, improved) or stop.asked:
-                    _save(work, state)
-                if stop.asked and not _is_done(work, progress):
-                    received = f"stopped after step {progress.step} of {work.total_steps}, which is saved"
-                    raise Interrupted(str(work.folder), received, fix="go on with --resume")
-        _choose(work, state)
-    finally:
-        state.watchers.tell("on_end")
-        masters.release()
-    return progress
+    return State(masters=masters, optimizer=optimizer, progress=progress, watchers=watchers, random=random)
+
+
+def stopped(work: Work, progress: Progress) -> Interrupted:
+    """The run was asked to stop, and is saved."""
+    received = f"stopped after step {progress.step} of {work.total_steps}, which is saved"
+    return Interrupted(str(work.folder), received, fix="go on with --resume")
 
 
 def _restore(
@@ -170,15 +102,31 @@ def _restore(
         if saved.about.get(name) != value:
             was = f"{name} {value} now, {saved.about.get(name)} when {found.name} was written"
             work.say(f"{was}: the result may differ in the last bits from that of a run that never stopped")
-    done = " (its training is done)" if _is_done(work, progress) else ""
+    done = " (its training is done)" if is_done(work, progress) else ""
     work.say(f"going on after step {progress.step} of {work.total_steps}, from {found}{done}")
     return progress, saved.random
 
 
-def _one_step(work: Work, state: _State) -> None:
+def _one_step(work: Work, state: State) -> None:
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = accumulate(work.trainable.model, work.objective, work.batches(state.progress.step))
+    update(work, state, result, (time.perf_counter() - wall, time.process_time() - cpu))
+
+
+def update(work: Work, state: State, result: StepResult, spent: tuple[float, float]) -> None:
+    """Check a step's gradient, clip it, move the parameters, count, log.
+
+    Args:
+        work: Of this run.
+        state: Its gradients are used up.
+        result: What came with the gradient.
+        spent: Seconds of wall-clock and of the processor that the gradient took.
+
+    Raises:
+        RunFailed: Loss or gradient are not finite; nothing was moved.
+    """
     optim, progress = work.recipe.optim, state.progress
     wall, cpu = time.perf_counter(), time.process_time()
-    result = accumulate(work.trainable.model, work.objective, work.batches(progress.step))
     norm = clip(state.masters.twins, optim.max_grad_norm)
     if not (math.isfinite(result.loss) and math.isfinite(norm)):
         raise loss_not_finite(work.checkpoints, progress.step, result, norm)  # before anything was moved
@@ -187,13 +135,13 @@ def _one_step(work: Work, state: _State) -> None:
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     state.masters.publish()
-    seconds = time.perf_counter() - wall
+    seconds = spent[0] + time.perf_counter() - wall
     progress.step += 1
     progress.tokens += result.tokens
     progress.scored_tokens += result.scored_tokens
     progress.pairs += result.pairs
     progress.seconds += seconds
-    progress.cpu_seconds += time.process_time() - cpu
+    progress.cpu_seconds += spent[1] + time.process_time() - cpu
     progress.loss = result.loss
     progress.interval.add(result, seconds)
     speed = result.tokens / max(seconds, 1e-9)
@@ -202,7 +150,7 @@ def _one_step(work: Work, state: _State) -> None:
         _log(work, state, norm, rate)
 
 
-def _log(work: Work, state: _State, norm: float, rate: float) -> None:
+def _log(work: Work, state: State, norm: float, rate: float) -> None:
     """Write the means since the last line; norm and rate are the last step's, as in transformers' Trainer."""
     progress = state.progress
     interval, progress.interval = progress.interval, metrics.Interval()
@@ -221,7 +169,7 @@ def _log(work: Work, state: _State, norm: float, rate: float) -> None:
     state.watchers.tell("on_log", record)
 
 
-def _evaluate(work: Work, state: _State) -> bool:
+def evaluate(work: Work, state: State) -> bool:
     """Evaluate where due, and end the run where patience is at its end; True: this is the best model so far."""
     train, progress = work.recipe.train, state.progress
     last = progress.step == work.total_steps
@@ -245,17 +193,24 @@ def _evaluate(work: Work, state: _State) -> bool:
     return False
 
 
-def _should_save(work: Work, progress: Progress, improved: bool) -> bool:
+def should_save(work: Work, progress: Progress, improved: bool) -> bool:
+    """Whether a checkpoint is due: the best so far, the last, or every `save_steps`."""
     train = work.recipe.train
     best = improved and train.load_best_model_at_end
-    return best or _is_done(work, progress) or _due(progress.step, train.save_steps)
+    return best or is_done(work, progress) or _due(progress.step, train.save_steps)
 
 
-def _is_done(work: Work, progress: Progress) -> bool:
+def is_done(work: Work, progress: Progress) -> bool:
+    """Whether no step is left."""
     return progress.ended or progress.step == work.total_steps
 
 
-def _save(work: Work, state: _State) -> None:
+def save(work: Work, state: State) -> None:
+    """Write a checkpoint with torch's random state as it is now.
+
+    Raises:
+        RunFailed: Weights are not finite, or it cannot be written.
+    """
     progress, train = state.progress, work.recipe.train
     if broken := [name for name, twin in state.masters.twins.items() if not torch.isfinite(twin).all()]:
         raise weights_not_finite(work.checkpoints, progress.step, broken)
@@ -273,7 +228,7 @@ def _save(work: Work, state: _State) -> None:
     state.watchers.tell("on_save", path)
 
 
-def _choose(work: Work, state: _State) -> None:
+def choose(work: Work, state: State) -> None:
     """With `load_best_model_at_end`, go back to the best checkpoint's weights."""
     progress = state.progress
     if not work.recipe.train.load_best_model_at_end or progress.best_step in (0, progress.step):

@@ -15,7 +15,7 @@ from luthier.models import scored_logprobs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from luthier.core.trainable import Objective
+    from luthier.core.trainable import Loss, Objective
     from luthier.core.types import Tree
 
 
@@ -57,31 +57,57 @@ def accumulate(model: torch.nn.Module, objective: Objective, micro_batches: Sequ
         objective: Bound.
         micro_batches: Lists of trees; empty ones are passed over.
     """
-    forests = [plant(trees) for trees in micro_batches if trees]
-    units = max(1, sum(objective.units(forest) for forest in forests))
+    tally = Tally(objective, micro_batches)
     device = next(model.parameters()).device
-    losses: list[torch.Tensor] = []
-    metrics: dict[str, torch.Tensor] = {}
-    for forest in forests:
+    for forest in tally.forests:
         placed = forest.to(device)
         loss = objective.loss(scored_logprobs(model, placed), placed)
         if loss.total.requires_grad:  # a step whose trees score nothing has no gradient
-            (loss.total / units).backward()
-        losses.append(loss.total.detach().double())
+            (loss.total / tally.units).backward()
+        tally.add(loss)
+    return tally.result()
+
+
+class Tally:
+    """A step's forests, what its loss is divided by, and the sums so far.
+
+    Args:
+        objective: Bound.
+        micro_batches: Lists of trees; empty ones are passed over.
+
+    Attributes:
+        trees: The micro-batches.
+        forests: The same, each laid flat.
+        units: Of the whole step, 1 at least.
+    """
+
+    def __init__(self, objective: Objective, micro_batches: Sequence[Sequence[Tree]]) -> None:
+        self.trees = [trees for trees in micro_batches if trees]
+        self.forests = [plant(trees) for trees in self.trees]
+        self.units = max(1, sum(objective.units(forest) for forest in self.forests))
+        self._losses: list[torch.Tensor] = []
+        self._metrics: dict[str, torch.Tensor] = {}
+
+    def add(self, loss: Loss) -> None:
+        """Count one micro-batch, in the order of the forests."""
+        self._losses.append(loss.total.detach().double())
         for name, value in loss.metrics.items():
             value = value.detach().double()
-            metrics[name] = metrics[name] + value if name in metrics else value
-    # The numbers leave the device once, here: a GPU would wait for each at every micro-batch otherwise.
-    totals: list[float] = torch.stack(losses).tolist() if losses else []
-    broken = [forest for forest, total in zip(forests, totals, strict=True) if not math.isfinite(total)]
-    return StepResult(
-        sums={"loss": sum(totals), **{name: float(value) for name, value in metrics.items()}},
-        units=units,
-        tokens=sum(forest.num_tokens for forest in forests),
-        scored_tokens=sum(forest.num_scored for forest in forests),
-        pairs=sum(forest.num_pairs for forest in forests),
-        rows=tuple(row for forest in broken or forests for row in forest.rows),
-    )
+            self._metrics[name] = self._metrics[name] + value if name in self._metrics else value
+
+    def result(self) -> StepResult:
+        """What the step found."""
+        # The numbers leave the device once, here: a GPU would wait for each at every micro-batch otherwise.
+        totals: list[float] = torch.stack(self._losses).tolist() if self._losses else []
+        broken = [forest for forest, total in zip(self.forests, totals, strict=True) if not math.isfinite(total)]
+        return StepResult(
+            sums={"loss": sum(totals), **{name: float(value) for name, value in self._metrics.items()}},
+            units=self.units,
+            tokens=sum(forest.num_tokens for forest in self.forests),
+            scored_tokens=sum(forest.num_scored for forest in self.forests),
+            pairs=sum(forest.num_pairs for forest in self.forests),
+            rows=tuple(row for forest in broken or self.forests for row in forest.rows),
+        )
 
 
 @torch.no_grad()

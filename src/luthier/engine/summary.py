@@ -13,12 +13,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from luthier.core.trainable import Trainable
-    from luthier.engine.loop import Progress
+    from luthier.engine.work import Progress
     from luthier.recipe import Resolved
 
 
-def summarise(resolved: Resolved, progress: Progress, trainable: Trainable) -> dict[str, Any]:
-    """The contents of summary.json. Rates and times are those of the training steps alone, over all resumptions."""
+def summarise(resolved: Resolved, progress: Progress, trainable: Trainable, shared: int = 1) -> dict[str, Any]:
+    """The contents of summary.json. Rates and times are those of the training steps alone, over all resumptions.
+
+    Where `shared` runs trained side by side, the seconds of a shared pass are divided by tokens, so those of all runs
+    add up to what was spent; the peak of memory is the process's: that of the base and all of them.
+    """
     rates = count_rates(cast("PreTrainedModel", trainable.model))
     evaluation = {name: {"value": value} for name, value in progress.evaluation.items()}
     return {
@@ -40,4 +44,5 @@ def summarise(resolved: Resolved, progress: Progress, trainable: Trainable) -> d
         "hardware": machine.hardware(),
         "versions": machine.versions(),
         "seed": resolved.recipe.seed,
+        "shared": shared,
     }

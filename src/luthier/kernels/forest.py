@@ -25,6 +25,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Share:
+    """One adapter's part of a forest.
+
+    Attributes:
+        tokens: Its tokens.
+        scored: Its scored tokens.
+    """
+
+    tokens: slice
+    scored: slice
+
+
+@dataclass(frozen=True, kw_only=True)
 class Forest:
     """A batch.
 
@@ -91,6 +104,26 @@ class Forest:
         for length, parent in zip(self.lengths(), self.parents, strict=True):
             ends.append(length + (ends[parent] if parent >= 0 else 0))
         return max(ends)
+
+    def shares(self, adapters: int) -> list[Share]:
+        """Which tokens and which scored tokens are each adapter's; trees stand in the order of their adapters.
+
+        Args:
+            adapters: How many there are; one without a tree has an empty share.
+
+        Raises:
+            ValueError: The trees of an adapter do not stand together.
+        """
+        owners = np.array([self.adapters[tree] for tree in self.trees], np.int64)
+        if np.any(np.diff(owners) < 0):
+            raise ValueError("the trees of a forest of several adapters must stand in the adapters' order")
+        bounds = np.searchsorted(owners, np.arange(adapters + 1))  # segments
+        scored = np.searchsorted(self.score_segment.cpu().numpy(), bounds)
+        tokens = [self.starts[segment] for segment in bounds]
+        return [
+            Share(tokens=slice(tokens[k], tokens[k + 1]), scored=slice(int(scored[k]), int(scored[k + 1])))
+            for k in range(adapters)
+        ]
 
     def to(self, device: torch.device | str) -> Forest:
         """The same forest with its tensors on `device`."""

@@ -4,7 +4,6 @@
     LoraLinear      y = x W^T + b + gamma (x A^T) B^T        A [r, K], B [N, r]; torch's Linear or GPT-2's Conv1D
     LoraEmbedding   e = E[ids] + gamma (B A)^T[ids]          A [r, V], B [H, r], the way round that PEFT keeps them
     TiedLoraHead    a head whose matrix is the embedding's: its update is the embedding's update, read the other way
-    Siblings        linears of one module that read the same input: one node for all of them
 
 Shapes: K inputs, N outputs, r rank, V words, H hidden.
 """
@@ -20,10 +19,13 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from luthier.kernels.lowrank import LowRank, lowrank_linear, lowrank_linears
+from luthier.kernels.lowrank import LowRank, lowrank_linear
+from luthier.kernels.lowrank_many import Part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
+
+    from luthier.methods._siblings import Siblings
 
 
 def scaling_of(r: int, lora_alpha: float, use_rslora: bool) -> float:
@@ -124,12 +126,27 @@ class LoraLinear(LoraLayer):
         if self.siblings is not None and not torch.compiler.is_compiling():
             return self.siblings.output(self, x)
         low = F.dropout(x, self.dropout) if self.training and self.dropout else None
-        return lowrank_linear(x, *self.part(), low)
+        return lowrank_linear(x, *self.low_rank(), low)
 
-    def part(self) -> LowRank:
+    def low_rank(self) -> LowRank:
         """What the kernel needs of it."""
         weight = self.weight.T if self.transposed else self.weight
         return LowRank(weight, self.bias, self.lora_A, self.lora_B, self.scaling)
+
+    def part(self, x: torch.Tensor, tokens: slice) -> Part:
+        """The update for some tokens of a batch of several adapters (`models.side_by_side`).
+
+        Args:
+            x: The layer's input at these tokens; dropout draws what it draws in :meth:`forward`.
+            tokens: Where they stand in the batch.
+        """
+        if not self.active:
+            return Part(start=tokens.start, stop=tokens.stop)
+        drops = self.training and self.dropout > 0
+        noise = F.dropout(torch.ones_like(x), self.dropout).reshape(-1, x.shape[-1]) if drops else None
+        return Part(
+            start=tokens.start, stop=tokens.stop, a=self.lora_A, b=self.lora_B, scaling=self.scaling, noise=noise
+        )
 
     def logit_terms(self, hidden: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """The head as a sum of products: (h, W) and (gamma h A^T, B)."""
@@ -142,60 +159,6 @@ class LoraLinear(LoraLayer):
         """gamma B A, [N, K] (transposed for Conv1D)."""
         update = self.scaling * (self.lora_B @ self.lora_A)
         return update.T if self.transposed else update
-
-
-class Siblings:
-    """Linears that read the same input: the first one's call computes all, the others fetch their output.
-
-    Args:
-        members: In any order of calls. Where they turn out not to read the same tensor, each goes its own way for good.
-    """
-
-    def __init__(self, members: Iterable[LoraLinear]) -> None:
-        self.members = tuple(members)
-        self.input: torch.Tensor | None = None
-        self.waiting: dict[LoraLinear, torch.Tensor] = {}
-        for member in self.members:
-            member.siblings = self
-
-    def output(self, member: LoraLinear, x: torch.Tensor) -> torch.Tensor:
-        """A member's output for x."""
-        if x is self.input and member in self.waiting:
-            found = self.waiting.pop(member)
-            if not self.waiting:
-                self.input = None  # nothing is kept from one step to the next
-            return found
-        if self.waiting or not all(other.active for other in self.members):
-            self.part_ways()
-            return lowrank_linear(x, *member.part())
-        outputs = lowrank_linears(x, [other.part() for other in self.members])
-        self.input, self.waiting = x, dict(zip(self.members, outputs, strict=True))
-        return self.waiting.pop(member)
-
-    def part_ways(self) -> None:
-        """From now on each member computes its own."""
-        self.input = None
-        self.waiting.clear()
-        for member in self.members:
-            member.siblings = None
-
-
-# Names of linears that read one input in transformers' models.
-_FAMILIES = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("query", "key", "value"), ("w1", "w3"))
-
-
-def join(layers: Mapping[str, LoraLayer]) -> None:
-    """Let linears that read the same input compute together; with dropout each sees an input of its own.
-
-    Args:
-        layers: Dotted name in the model -> layer.
-    """
-    for parent in dict.fromkeys(name[: name.rfind(".") + 1] for name in layers):
-        for family in _FAMILIES:
-            found = (layers.get(parent + leaf) for leaf in family)
-            members = [layer for layer in found if type(layer) is LoraLinear and not layer.dropout]
-            if len(members) > 1 and len({layer.in_features for layer in members}) == 1:
-                Siblings(members)
 
 
 class LoraEmbedding(LoraLayer):

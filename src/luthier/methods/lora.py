@@ -23,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 
 from luthier.core.errors import ModelError, RecipeError
 from luthier.core.trainable import ParameterGroup, Trainable
-from luthier.methods import _peft
+from luthier.methods import _peft, _siblings
 from luthier.methods._beside import (
     complete_pair,
     copy_whole,
@@ -34,7 +34,7 @@ from luthier.methods._beside import (
     trained_biases,
     whole_parameters,
 )
-from luthier.methods._lowrank import LoraEmbedding, LoraLayer, TiedLoraHead, join, put, scaling_of, switched_off, wrap
+from luthier.methods._lowrank import LoraEmbedding, LoraLayer, TiedLoraHead, put, scaling_of, switched_off, wrap
 from luthier.models.targets import endings_of, find_targets, nearest
 from luthier.models.ties import settle_ties, tied_pair
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     import torch
 
 PEFT_TYPE = "LORA"
+SHARES_BASE = True  # what it trains stands beside the base, which several runs may share (`cohort`)
 
 
 def _tuple(value: Any) -> Any:
@@ -231,7 +232,7 @@ def _wrap_targets(model: nn.Module, config: Config, plan: _Plan) -> dict[str, Lo
         layers[tied_head] = TiedLoraHead(plan.targets[tied_head], source, dropout=config.lora_dropout)
     for name, layer in layers.items():
         put(model, name, layer)
-    join(layers)
+    _siblings.join(layers)
     return layers
 
 

@@ -42,9 +42,22 @@ def scored_logprobs(model: PreTrainedModel, forest: Forest) -> torch.Tensor:
     Returns:
         float32 [S].
     """
-    hidden = hidden_states(model, forest).index_select(0, forest.score_index)
+    return head_logprobs(model, hidden_states(model, forest).index_select(0, forest.score_index), forest.score_target)
+
+
+def head_logprobs(model: PreTrainedModel, hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Log-probability of each target after its hidden state.
+
+    Args:
+        model: Its head is used.
+        hidden: After the final norm, [S, H].
+        target: Token ids, int64 [S].
+
+    Returns:
+        float32 [S].
+    """
     terms, bias = _head(model, hidden)
-    return linear_logprob(terms, bias, forest.score_target, head_shape(model.config))
+    return linear_logprob(terms, bias, target, head_shape(model.config))
 
 
 def hidden_states(model: PreTrainedModel, forest: Forest) -> torch.Tensor:

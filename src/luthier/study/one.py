@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from luthier.evaluate.suite import Suite
     from luthier.recipe import Model, Recipe
+    from luthier.run import RunResult
     from luthier.study.design import Design, Planned
 
 
@@ -53,18 +54,51 @@ class Work:
     same: Mapping[str, Sequence[Path]] = field(default_factory=dict)
 
 
-def one(work: Work, planned: Planned) -> Run:
-    """Train, score and file one run, or take it from its folder."""
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What became of a run that trained with others (`study.together`).
+
+    Attributes:
+        outcome: Its result, or what ended it.
+        held: Memory in bytes before they began.
+    """
+
+    outcome: RunResult | LuthierError
+    held: int
+
+
+def untrained(work: Work, planned: Planned) -> dict[str, str] | None:
+    """What a run's record will be known by, where it has to be trained; None where it need not, or cannot be told."""
+    try:
+        wanted = _wanted(planned)
+        done = not work.overwrite and (stored(planned.folder, wanted) or _twin(work, planned.folder, wanted))
+    except (LuthierError, OSError):
+        return None  # the run itself will say what is wrong
+    return None if done else wanted
+
+
+def _wanted(planned: Planned) -> dict[str, str]:
+    return {"fingerprint": planned.resolved.fingerprint, "inputs": inputs_digest(planned.resolved.recipe)}
+
+
+def one(work: Work, planned: Planned, trained: Trained | None = None) -> Run:
+    """Train, score and file one run, or take it from its folder.
+
+    Args:
+        work: What every run needs.
+        planned: The run.
+        trained: What became of it where it was trained already.
+    """
     folder, recipe = planned.folder, planned.resolved.recipe
     try:
-        wanted = {"fingerprint": planned.resolved.fingerprint, "inputs": inputs_digest(recipe)}
+        wanted = _wanted(planned)
         record = None if work.overwrite else stored(folder, wanted)
         if record is None and not work.overwrite and (source := _twin(work, folder, wanted)):
             work.say(f"    {folder}: the same run was done as {source}")
             record = adopt(source, folder, planned.resolved, wanted, work.suites)
         reused = record is not None
         if record is None:
-            record = _train(work, planned, wanted)
+            record = _file(work, planned, wanted, trained or _train(work, planned, wanted))
         elif missing := unscored(folder, record, work.suites):
             model, tokenizer = _trained(folder, recipe)
             record = write_summary(folder, add_scores(folder, record, model, tokenizer, missing, recipe))
@@ -87,8 +121,8 @@ def _twin(work: Work, folder: Path, wanted: dict[str, str]) -> Path | None:
     return next((other for other in others if stored(other, wanted)), None)
 
 
-def _train(work: Work, planned: Planned, wanted: dict[str, str]) -> dict[str, Any]:
-    folder, recipe = planned.folder, planned.resolved.recipe
+def _train(work: Work, planned: Planned, wanted: dict[str, str]) -> Trained:
+    folder = planned.folder
     was_there = (folder / "recipe.yaml").exists()
     resume = begin(folder, wanted, overwrite=work.overwrite)
     if was_there:
@@ -96,17 +130,26 @@ def _train(work: Work, planned: Planned, wanted: dict[str, str]) -> dict[str, An
     release()
     held = resident_bytes()
     result = train(planned.resolved, resume=resume, overwrite=not resume, say=work.say, callbacks=tuple(work.callbacks))
+    return Trained(outcome=result, held=held)
+
+
+def _file(work: Work, planned: Planned, wanted: dict[str, str], trained: Trained) -> dict[str, Any]:
+    folder, result = planned.folder, trained.outcome
+    if isinstance(result, LuthierError):
+        raise result
     record = {
         "dtype": str(result.model.dtype).removeprefix("torch."),
         **result.summary,
         **wanted,
         "runs_at_a_time": work.at_a_time,
         "trained_loss": trained_loss(folder),
-        "memory_before_bytes": held,
+        "memory_before_bytes": trained.held,
         "state_bytes": state_bytes(result),
     }
     write_summary(folder, record)  # before the suites are asked: a stop there must not cost the training
-    return write_summary(folder, add_scores(folder, record, result.model, result.tokenizer, work.suites, recipe))
+    return write_summary(
+        folder, add_scores(folder, record, result.model, result.tokenizer, work.suites, planned.resolved.recipe)
+    )
 
 
 def before(work: Work) -> Run:

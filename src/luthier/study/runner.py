@@ -29,12 +29,13 @@ from luthier.study.design import design, difference_lines, resolve_start
 from luthier.study.lock import held
 from luthier.study.memory import quick_release
 from luthier.study.on_ray import Cluster, package
-from luthier.study.one import Work, before, one, told
+from luthier.study.one import Work, before, told
 from luthier.study.record import places_of
 from luthier.study.report import write_report
 from luthier.study.results import Run, StudyResult
 from luthier.study.schema import BASE, load_study
 from luthier.study.settle import settle
+from luthier.study.together import alone_lines, several, share_out
 from luthier.study.workers import Workers, places
 
 if TYPE_CHECKING:
@@ -144,12 +145,10 @@ def _suites(study: Study) -> tuple[Suite, ...]:
 def _all(work: Work, workers: Workers | Cluster | None, runs: list[Run], say: Callable[[str], None]) -> None:
     """Do the planned runs, and add them to `runs` in the order of the plan."""
     plans, suite = work.design.runs, work.suites[0].name
-    if workers is None:
-        for number, planned in enumerate(plans, 1):
-            say(f"[{number}/{len(plans)}] {planned.variant}, seed {planned.seed}")
-            runs.append(one(work, planned))
-            say(f"    {told(runs[-1], suite)}")
-        return
+    shared = work.design.study.together and not isinstance(workers, Cluster)  # a task of a cluster is one run
+    groups = share_out(plans, work.at_a_time) if shared else [(planned,) for planned in plans]
+    for line in alone_lines(groups):
+        say(line)
     done: dict[str, Run] = {}
 
     def tell(planned: Planned, run: Run | None) -> None:
@@ -159,7 +158,17 @@ def _all(work: Work, workers: Workers | Cluster | None, runs: list[Run], say: Ca
             done[str(planned.folder)] = run
 
     try:
-        workers.do(plans, tell)
+        if isinstance(workers, Cluster):
+            workers.do(plans, tell)
+            return
+        if workers is not None:
+            workers.do(groups, tell)
+            return
+        for group in groups:
+            for planned in group:
+                tell(planned, None)
+            for planned, run in several(work, group):
+                tell(planned, run)
     finally:
         runs += [done[str(planned.folder)] for planned in plans if str(planned.folder) in done]
 

@@ -79,6 +79,8 @@ class Study(Section):
     """What the study is to test: `{better: A, than: B}`, `{no_difference: [A, B]}`, `{at_least: A, as: B}`."""
     jobs: Positive = 1
     """At most so many runs at a time, each in a process of its own; never more than cores, and one on a GPU."""
+    together: bool = True
+    """Runs that leave their base as it is share one copy of it, and small steps are done side by side."""
     axis: str | None = None
     """The recipe key on the picture's horizontal axis, such as `method.r`; without one each variant has a line."""
     title: str = "Comparison"

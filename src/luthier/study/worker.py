@@ -30,26 +30,29 @@ def main() -> None:
     threading.Thread(target=_listen, args=(jobs, busy), daemon=True).start()
 
     from luthier.study.memory import quick_release
-    from luthier.study.one import one
+    from luthier.study.together import several
 
     with quick_release():
-        _work(jobs, busy, out, one)
+        _work(jobs, busy, out, several)
 
 
-def _work(jobs: queue.Queue[Any], busy: threading.Event, out: Connection, one: Callable[[Any, Any], Any]) -> None:
+def _work(jobs: queue.Queue[Any], busy: threading.Event, out: Connection, several: Callable[[Any, Any], Any]) -> None:
     from luthier.core.errors import Interrupted
 
     while (job := jobs.get()) is not None:
-        work, planned, threads = job
+        work, group, threads = job
         _set_threads(threads)
         busy.set()
+        left = len(group)
         try:
-            run = one(replace(work, say=lambda line: out.send(("say", line))), planned)
+            for _, run in several(replace(work, say=lambda line: out.send(("say", line))), group):
+                left -= 1
+                if not left:
+                    busy.clear()
+                out.send(("done", run))
         except (Interrupted, KeyboardInterrupt):
             out.send(("stopped", None))
             return
-        busy.clear()
-        out.send(("done", run))
 
 
 def _set_threads(count: int) -> None:

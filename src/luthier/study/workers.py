@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several runs of a study at a time, each worker a process of its own (`worker`).
 
-A worker that dies costs the run it was doing and no other. Ctrl-C reaches the workers through here only, once, so
+A worker does a run, or a group of runs that share a base. One that dies costs the run it was doing and no other: what
+was left of a group is done again, each run alone. Ctrl-C reaches the workers through here only, once, so
 that each saves its run before it stops.
 """
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from luthier.study.design import Planned
+    from luthier.study.together import Group
 
 _LOOK = 0.2  # seconds between looks at Ctrl-C
 
@@ -49,7 +51,7 @@ def _cores() -> int:
 
 
 class _Worker:
-    """One process and the run it is doing."""
+    """One process and the runs it is doing."""
 
     def __init__(self, lock: int | None = None) -> None:
         self.reports, theirs = Pipe(duplex=False)
@@ -60,13 +62,13 @@ class _Worker:
             words, stdin=subprocess.PIPE, pass_fds=kept, start_new_session=True
         )
         theirs.close()
-        self.doing: Planned | None = None
+        self.doing: list[Planned] = []
 
-    def give(self, work: Any, planned: Planned, threads: int) -> None:
+    def give(self, work: Any, group: Group, threads: int) -> None:
         assert self.process.stdin is not None
-        self.doing = planned
+        self.doing = list(group)
         with suppress(BrokenPipeError):  # it died before it began: its end of file says so
-            pickle.dump((work, planned, threads), self.process.stdin)
+            pickle.dump((work, group, threads), self.process.stdin)
             self.process.stdin.flush()
 
     def report(self) -> tuple[str, Any]:
@@ -113,17 +115,17 @@ class Workers:
         for worker in self._workers:
             worker.end(now=kind is not None)
 
-    def do(self, plans: Sequence[Planned], told: Callable[[Planned, Run | None], None]) -> None:
+    def do(self, groups: Sequence[Group], told: Callable[[Planned, Run | None], None]) -> None:
         """Do every run.
 
         Args:
-            plans: In the order in which they are begun.
+            groups: Runs that share a base, or one; in the order in which they are begun.
             told: Called with None when a run begins and with its result when it ends.
 
         Raises:
             Interrupted: Ctrl-C or SIGTERM; the runs under way were saved.
         """
-        waiting = list(plans)
+        waiting = list(groups)
         with StopRequest() as stop:
             for worker in self._workers:
                 self._next(worker, waiting, told)
@@ -139,30 +141,36 @@ class Workers:
         if stop.asked:
             raise Interrupted("study", "stopped", "the runs under way were saved", "the same command goes on")
 
-    def _hear(self, worker: _Worker, waiting: list[Planned], told: Callable[[Planned, Run | None], None]) -> None:
+    def _hear(self, worker: _Worker, waiting: list[Group], told: Callable[[Planned, Run | None], None]) -> None:
         kind, what = worker.report()
-        planned = worker.doing
-        assert planned is not None
         if kind == "say":
             self.say(what)
             return
-        worker.doing = None
+        if kind == "done":
+            planned = next(one for one in worker.doing if one.folder == what.folder)
+            worker.doing.remove(planned)
+            told(planned, what)
+            if not worker.doing:
+                self._next(worker, waiting, told)
+            return
+        left, worker.doing = worker.doing, []
         if kind == "died":
             self._workers.remove(worker)
             worker.end()
-            what = _lost(planned, what)
+            if len(left) > 1:  # which of them it was cannot be told
+                waiting += [(planned,) for planned in left]
+            elif left:
+                told(left[0], _lost(left[0], what))
             if waiting:
                 self._workers.append(worker := _Worker(self.lock))
-        if what is not None:
-            told(planned, what)
-        if kind != "stopped":
-            self._next(worker, waiting, told)
+                self._next(worker, waiting, told)
 
-    def _next(self, worker: _Worker, waiting: list[Planned], told: Callable[[Planned, Run | None], None]) -> None:
+    def _next(self, worker: _Worker, waiting: list[Group], told: Callable[[Planned, Run | None], None]) -> None:
         if waiting:
-            planned = waiting.pop(0)
-            told(planned, None)
-            worker.give(self.work, planned, max(1, _cores() // self.count))
+            group = waiting.pop(0)
+            for planned in group:
+                told(planned, None)
+            worker.give(self.work, group, max(1, _cores() // self.count))
 
 
 def _lost(planned: Planned, code: int) -> Run:

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from luthier.methods import lora
-from luthier.methods._lowrank import LoraLinear, Siblings
+from luthier.methods._lowrank import LoraLinear
+from luthier.methods._siblings import Siblings
 from luthier.models.threads import bound_caches
 
 

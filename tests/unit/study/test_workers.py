@@ -109,17 +109,17 @@ def test_a_killed_worker_costs_its_run_alone(study, monkeypatch):
     real = workers._Worker
 
     class Watched(real):
-        def give(self, work, planned, threads):
-            made.append(planned.variant)
-            super().give(work, planned, threads)
-            if planned.variant == "long":
+        def give(self, work, group, threads):
+            made.append([planned.variant for planned in group])
+            super().give(work, group, threads)
+            if "long" in made[-1]:
                 self.process.send_signal(signal.SIGKILL)
 
     monkeypatch.setattr(workers, "_Worker", Watched)
     result = compare(study)
     assert [run.variant for run in result.failed] == ["long"]
     assert "ended by signal 9" in result.failed[0].error
-    assert sorted(made) == ["long", "r2", "r3"]
+    assert sorted(made) == [["long"], ["long", "r2"], ["r2"], ["r3"]], "what was left of a group runs alone"
 
 
 def test_a_stop_saves_the_runs_under_way(study, started):

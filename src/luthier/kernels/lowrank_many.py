@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One frozen linear under many adapters: each has its own slice of the tokens.
+
+    y = x W^T        y[slice k] += gamma_k (x_k A_k^T) B_k^T + b_k
+
+The base product runs once over all tokens, the low-rank products slice by slice. The dense form (all A and B
+concatenated, an ownership mask on s = x A^T) computes every adapter on every token, 8 times the low-rank work with
+eight adapters, and multiplies what is masked by zero: 0 * NaN of one broken adapter would reach all others. Here no
+number of one adapter ever meets another's.
+
+Shapes: T tokens (of all adapters), K inputs, N outputs, r rank of one adapter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One adapter's part of a linear.
+
+    Attributes:
+        start: Its first token.
+        stop: The end of its tokens.
+        a: [r, K], or None where it has no low-rank update here.
+        b: [N, r], or None with `a`.
+        scaling: gamma: alpha / r, or alpha / sqrt(r) (rank-stabilised).
+        noise: What the input of its low-rank branch is multiplied by (dropout), [stop - start, K], or None.
+        bias: Its own bias [N], or None.
+    """
+
+    start: int
+    stop: int
+    a: torch.Tensor | None = None
+    b: torch.Tensor | None = None
+    scaling: float = 1.0
+    noise: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
+
+
+def plain_many_lowrank_linear(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, parts: Sequence[Part]
+) -> torch.Tensor:
+    """The formula by autograd; what :func:`many_lowrank_linear` must equal."""
+    found = F.linear(x, weight, bias).reshape(-1, weight.shape[0])
+    for part in parts:
+        own = torch.zeros_like(found)
+        if part.a is not None and part.b is not None:
+            low = x.reshape(-1, x.shape[-1])[part.start : part.stop]
+            low = low if part.noise is None else low * part.noise
+            own[part.start : part.stop] += part.scaling * (low @ part.a.T @ part.b.T)
+        if part.bias is not None:
+            own[part.start : part.stop] += part.bias
+        found = found + own
+    return found.view(*x.shape[:-1], weight.shape[0])
+
+
+def many_lowrank_linear(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, parts: Sequence[Part]
+) -> torch.Tensor:
+    """Base linear over all tokens plus each adapter's update on its own.
+
+    Args:
+        x: [..., K]; T rows in all.
+        weight: Frozen, [N, K]; may be a transposed view (transformers' Conv1D).
+        bias: [N] or None, for all tokens; frozen.
+        parts: The adapters' slices; they do not overlap, and a token without one gets the base alone.
+
+    Returns:
+        [..., N] in x's dtype.
+
+    Reference:
+        Hu et al., arXiv 2106.09685, section 4.1; Chen et al., Punica, arXiv 2310.18547, for many adapters on one base.
+    """
+    parts = [part for part in parts if part.stop > part.start]
+    flat = [tensor for part in parts for tensor in (part.a, part.b, part.bias)]
+    result: torch.Tensor = _ManyLowRankLinear.apply(x, weight, bias, parts, *flat)
+    return result
+
+
+class _ManyLowRankLinear(torch.autograd.Function):
+    """Saves x, and s = x A^T of each adapter (T r / n numbers each), nothing else; noise is the caller's."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        parts: list[Part],
+        *flat: torch.Tensor | None,
+    ) -> torch.Tensor:
+        x_TK = x.reshape(-1, x.shape[-1])
+        y_TN = F.linear(x_TK, weight, None if bias is None else bias.to(x.dtype))
+        kept: list[torch.Tensor | None] = []
+        for part in parts:
+            own = y_TN[part.start : part.stop]
+            if part.bias is not None:
+                own += part.bias.to(x.dtype)
+            s = None
+            if part.a is not None and part.b is not None:
+                s = _low(x_TK, part) @ part.a.to(x.dtype).T
+                own.addmm_(s, part.b.to(x.dtype).T, alpha=part.scaling)
+            kept.append(s)
+        ctx.save_for_backward(x_TK, weight, *flat, *kept, *(part.noise for part in parts))
+        # Tensors are kept through autograd alone, so that their memory goes with the graph; here numbers only.
+        ctx.spans = [(part.start, part.stop, part.scaling) for part in parts]
+        ctx.shape = x.shape
+        return y_TN.view(*x.shape[:-1], y_TN.shape[-1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+        x_TK, weight, *rest = ctx.saved_tensors
+        count = len(ctx.spans)
+        flat, kept, noises = rest[: 3 * count], rest[3 * count : 4 * count], rest[4 * count :]
+        grad_TN = grad.reshape(-1, grad.shape[-1])
+        wants_x, wants = ctx.needs_input_grad[0], ctx.needs_input_grad[4:]
+        grad_x = grad_TN @ weight if wants_x else None
+        grads: list[torch.Tensor | None] = [None] * (3 * count)
+        for place, (start, stop, scaling) in enumerate(ctx.spans):
+            a, b, bias = flat[3 * place : 3 * place + 3]
+            own, s = grad_TN[start:stop], kept[place]
+            if bias is not None and wants[3 * place + 2]:
+                grads[3 * place + 2] = own.sum(0).to(bias.dtype)
+            if a is None or b is None or s is None:
+                continue
+            part = Part(start=start, stop=stop, a=a, b=b, scaling=scaling, noise=noises[place])
+            ds = (own @ b.to(grad.dtype)).mul_(scaling)
+            if wants[3 * place]:
+                grads[3 * place] = (ds.T @ _low(x_TK, part)).to(a.dtype)
+            if wants[3 * place + 1]:
+                grads[3 * place + 1] = (own.T @ s).mul_(scaling).to(b.dtype)
+            if grad_x is not None:
+                _add_input_gradient(grad_x[start:stop], ds, part)
+        return (None if grad_x is None else grad_x.view(ctx.shape), None, None, None, *grads)
+
+
+def _low(x_TK: torch.Tensor, part: Part) -> torch.Tensor:
+    """What enters an adapter's branch."""
+    own = x_TK[part.start : part.stop]
+    return own if part.noise is None else own * part.noise
+
+
+def _add_input_gradient(grad_x: torch.Tensor, ds: torch.Tensor, part: Part) -> None:
+    """Add ds A, through the dropout where there is one, in place."""
+    assert part.a is not None
+    a = part.a.to(ds.dtype)
+    if part.noise is None:
+        grad_x.addmm_(ds, a)
+    else:
+        grad_x.add_((ds @ a).mul_(part.noise))
