@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from luthier.core.errors import Interrupted
+from luthier.core.errors import Interrupted, RunStopped
 from luthier.engine import checkpoint, metrics, schedule
 from luthier.engine._callback import Watchers
 from luthier.engine.failures import loss_not_finite, memory_as_failure, other_data, weights_not_finite
 from luthier.engine.machine import made_with
 from luthier.engine.optim import build_optimizer, clip, set_learning_rate
 from luthier.engine.precision import Masters
+from luthier.engine.presence import STOP, announced
 from luthier.engine.signals import StopRequest
 from luthier.engine.step import accumulate, evaluate_loss
 
@@ -133,16 +134,18 @@ def fit(work: Work, *, resume: bool = False) -> Progress:
     work.trainable.model.train()
     checkpoint.set_random_state(random)  # last of all: trackers and whatever else was made before may have drawn
     try:
-        with StopRequest() as stop:
+        with announced(work.folder, work.total_steps), StopRequest(work.folder / STOP) as stop:
             while progress.step < work.total_steps and not progress.ended:
                 with memory_as_failure(progress.step + 1):
                     _one_step(work, state)
                     improved = _evaluate(work, state)
-                if _should_save(work, progress, improved) or stop.asked:
+                by_file, asked = stop.by_file, stop.asked
+                if _should_save(work, progress, improved) or asked:
                     _save(work, state)
-                if stop.asked and not _is_done(work, progress):
+                if asked and not _is_done(work, progress):
                     received = f"stopped after step {progress.step} of {work.total_steps}, which is saved"
-                    raise Interrupted(str(work.folder), received, fix="go on with --resume")
+                    kind = RunStopped if by_file else Interrupted
+                    raise kind(str(work.folder), received, fix="go on with --resume")
         _choose(work, state)
     finally:
         state.watchers.tell("on_end")

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from luthier.core.errors import Interrupted, LuthierError, RecipeError
+from luthier.core.errors import Interrupted, LuthierError, RecipeError, RunStopped
 from luthier.evaluate.statistics import crossed
 from luthier.evaluate.suite import load_suite
 from luthier.recipe.fingerprint import flat
@@ -173,6 +173,8 @@ def one(work: _Work, planned: Planned) -> Run:
             model, tokenizer = _trained(folder, recipe)
             record = write_summary(folder, add_scores(folder, record, model, tokenizer, missing, recipe))
         return replace(read_run(folder, record, work.suites, planned.variant, planned.seed), reused=reused)
+    except RunStopped as error:  # this run alone: the study goes on, and the same command resumes it
+        return Run(variant=planned.variant, seed=planned.seed, folder=folder, summary={}, right={}, error=str(error))
     except (Interrupted, KeyboardInterrupt):
         raise
     except Exception as error:
