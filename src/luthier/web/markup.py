@@ -2,7 +2,7 @@
 """HTML and SVG from Python, escaped unless it was made here; words in both languages of the page.
 
     tag("td", value, class_="n")      a text is escaped, a Markup stands as it is
-    both("score")                     <span lang="en" class="en">Score</span><span lang="zh" class="zh">得分</span>
+    both("yes")                       <span lang="en" class="en">yes</span><span lang="zh" class="zh">是</span>
 
 The page holds both languages, and a style shows one of them: switching needs no script.
 """
@@ -16,7 +16,7 @@ from importlib import resources
 from typing import Any
 
 LANGUAGES = ("en", "zh")
-_EMPTY = {"input", "meta", "br", "circle", "line", "path", "polygon", "rect", "polyline"}
+_EMPTY = {"input", "meta", "link", "br", "circle", "line", "path", "polygon", "rect", "polyline"}
 
 
 class Markup(str):

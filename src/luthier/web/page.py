@@ -94,10 +94,13 @@ def page_of(found: Found, language: str | None = None, *, token: str = "") -> st
     ]  # fmt: skip
     status = tag("p", both("live"), class_="live", id="live", role="status") if token else None
     head = [tag("h1", found.title), tag("p", _facts(found), class_="facts"), status]
-    contents = tag("nav", tag("ul", links), id="contents", data_words="contents")
+    name = tag("span", both("contents"), class_="hush", id="nav-name")
+    contents = tag("nav", name, tag("ul", links), aria_labelledby="nav-name")
     brand = both("page_run" if found.alone else "page_study")
-    body = [*head, contents, tag("main", sections, id="main")]
-    return _document(found.title, brand, body, _version(found), language, token)
+    main = tag("main", sections, id="main")
+    return _document(
+        found.title, brand, [*head, contents], main, version=_version(found), language=language, token=token
+    )
 
 
 def index_of(title: str, parts: Sequence[tuple[str, Found]], language: str | None = None) -> str:
@@ -107,20 +110,28 @@ def index_of(title: str, parts: Sequence[tuple[str, Found]], language: str | Non
             aria_labelledby=f"h-{place}")
         for place, (name, found) in enumerate(parts)
     ]  # fmt: skip
-    body = [tag("h1", title), tag("p", both("index_lead"), class_="facts"), tag("main", entries, id="main")]
-    return _document(title, both("page_index"), body, _version(parts[0][1]), language, "")
+    top = [tag("h1", title), tag("p", both("index_lead"), class_="facts")]
+    main = tag("main", entries, id="main")
+    return _document(title, both("page_index"), top, main, version=_version(parts[0][1]), language=language, token="")
 
 
 def _document(
-    title: str, brand: Markup, body: Sequence[Markup | None], version: str, language: str | None, token: str
+    title: str,
+    brand: Markup,
+    top: Sequence[Markup | None],
+    main: Markup,
+    *,
+    version: str,
+    language: str | None,
+    token: str,
 ) -> str:
+    """The frame around the sections: policy, styles, switches, scripts."""
     scripts = [asset("page.js"), *([asset("live.js")] if token else [])]
-    top = tag("div", tag("span", brand, class_="brand"), _switches(language), class_="bar")
-    main = joined(body)
+    bar = tag("div", tag("span", brand, class_="brand"), _switches(language), class_="bar")
     skip = tag("a", both("skip"), href="#main", class_="skip")
     foot = tag("footer", both("footer", version=version))
     data = [tag("script", Markup(_live_words()), type="application/json", id="live-words")] if token else []
-    sheet = tag("div", tag("header", top), main, foot, class_="sheet")
+    sheet = tag("div", tag("header", bar, top), main, foot, class_="sheet")
     head = [
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),

@@ -46,7 +46,7 @@ def draw_curves(curves: Sequence[Curve], *, width: int, x_text: Any, y_text: Any
         y_text: What the vertical axis is.
         labelled: The id of the element that says what it shows.
     """
-    height = 400 if width > 500 else 340
+    height = max(400 if width > 500 else 340, 110 + _LABEL * len(curves))
     thin = [thinned(run, POINTS) for curve in curves for run in curve.runs]
     means = [mean_line(curve.runs) for curve in curves]
     # Single steps of small batches jump far: the highest and lowest hundredth of them do not set the scale.
@@ -59,9 +59,9 @@ def draw_curves(curves: Sequence[Curve], *, width: int, x_text: Any, y_text: Any
     y = Scale(low=low, high=high, start=height - 52, end=44, log=log)
     x = Scale(low=0, high=max(p[0] for points in thin for p in points), start=56, end=width - room)
     body: list[Any] = [frame(x, y, x_text=x_text, y_text=y_text, counts=(5 if width > 500 else 3, 5))]
-    seeds = iter(thin)
+    seeds, faint = iter(thin), "thin" if len(thin) > 4 else "thin few"  # many thin lines would hide the thick ones
     for curve in curves:
-        body += [_path(next(seeds), x, y, f"thin {curve.kind}") for _ in curve.runs]
+        body += [_path(next(seeds), x, y, f"{faint} {curve.kind}") for _ in curve.runs]
     ends = spread([y(points[-1][1]) for points in means], _LABEL, y.end, y.start)
     for curve, name, points, place in zip(curves, names, means, ends, strict=True):
         body.append(_path(points, x, y, f"mean {curve.kind} d{curve.dash}"))

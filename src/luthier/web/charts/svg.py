@@ -85,6 +85,7 @@ def log_ticks(low: float, high: float, count: int = 5) -> list[float]:
         inside = [tick for tick in made if low * 0.999 <= tick <= high * 1.001]
         if len(inside) <= count + 2:
             break
+    inside = inside[:: max(1, math.ceil(len(inside) / (count + 2)))]  # many powers: every second or third
     ticks = inside if len(inside) > 1 else linear_ticks(low, high, count)
     return [int(tick) if tick >= 1 and tick == int(tick) else tick for tick in ticks]
 
@@ -117,7 +118,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
     Args:
         wanted: Where each belongs.
-        gap: Least distance between two.
+        gap: Least distance between two, where there is room for it.
         low: Least place.
         high: Greatest place.
 
@@ -125,6 +126,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
         >>> spread([10, 11, 40], 10, 0, 100)
         [5.5, 15.5, 40.0]
     """
+    gap = min(gap, (high - low) / max(1, len(wanted) - 1))
     order = sorted(range(len(wanted)), key=lambda number: wanted[number])
     groups: list[tuple[float, int]] = []  # (mean of what its members want for its first place, how many)
     for rank, number in enumerate(order):

@@ -21,7 +21,7 @@ def verdict(found: Found) -> Markup:
     if found.alone:
         return _of_run(found)
     rows = [row for row in found.rows.get(found.suite, []) if row["variant"] not in (BASE, found.baseline)]
-    told = [row for row in rows if row.get("verdict")]
+    told = [row for row in rows if row.get("verdict") and known(row.get("delta"))]
     lead = tag("p", _sentence(found, told), class_="lead")
     own = [tag("p", foreign(line)) for line in found.said if not line.startswith(_GENERATED)]
     smallest = found.smallest.get(found.suite)
