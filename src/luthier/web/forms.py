@@ -100,6 +100,18 @@ def ends(low: Any, high: Any, digits: int = 3, *, sign: bool = False) -> str:
     return f"[{form(low, digits)},\N{NO-BREAK SPACE}{form(high, digits)}]"
 
 
+def p_value(value: Any) -> str:
+    """A p-value; very small ones are not known to more digits.
+
+    Example:
+        >>> p_value(0.0301), p_value(0.00002)
+        ('0.030', '< 0.001')
+    """
+    if not known(value):
+        return DASH
+    return "< 0.001" if value < 0.001 else number(value)
+
+
 def interval(row: dict[str, Any], name: str) -> tuple[float, float] | None:
     """The 95 % interval of a row's number: as it was given, else 1.96 standard errors to both sides."""
     value, low, high, stderr = (row.get(f"{name}{end}") for end in ("", "_low", "_high", "_stderr"))

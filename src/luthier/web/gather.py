@@ -7,7 +7,7 @@ such a file, `fill` works scores and differences out from the runs' predictions.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Found:
         smallest: Suite -> the smallest difference that the study could have seen.
         notes: How the numbers were made, in sentences.
         runs: In the order of the plan.
+        early: Runs that came before them: of a model to start from, and those that choose what is tuned.
     """
 
     folder: Path
@@ -60,6 +61,7 @@ class Found:
     smallest: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     runs: tuple[Seen, ...] = ()
+    early: tuple[Seen, ...] = ()
 
     @property
     def suite(self) -> str:
@@ -140,7 +142,16 @@ def _filled(
         smallest=told.get("smallest") or {},
         notes=tuple(map(str, told.get("notes") or told.get("method_notes") or ())),
         runs=runs,
+        early=_early(folder),
     )
+
+
+def _early(folder: Path) -> tuple[Seen, ...]:
+    """Runs in `start/` and of the study in `tuning/`, named by these words."""
+    start, tuning = folder / "start", folder / "tuning"
+    found = [read_run(start, start.name, None)] if (start / "recipe.yaml").exists() else []
+    inner = _runs(tuning, read_yaml(tuning / "study.yaml"), []) if tuning.is_dir() else ()
+    return (*found, *(replace(run, variant=f"{tuning.name}/{run.variant}") for run in inner if run.variant != BASE))
 
 
 def _runs(folder: Path, plan: dict[str, Any], results: list[dict[str, Any]]) -> tuple[Seen, ...]:

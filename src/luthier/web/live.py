@@ -106,7 +106,8 @@ class LiveServer(ThreadingHTTPServer):
 
     def stop(self, key: Any) -> bool:
         """Ask the run of that name to stop; False where no such run is going on."""
-        for run in gather(self.folder).runs:
+        found = gather(self.folder)
+        for run in (*found.early, *found.runs):
             if run.key == key and run.state == "running":
                 ask_to_stop(run.folder)
                 self._read = (0.0, b"", "")

@@ -13,6 +13,7 @@ from luthier.core.errors import UserError
 from luthier.engine.presence import announced
 from luthier.evaluate.statistics import crossed, paired_difference
 from luthier.web.gather import gather
+from luthier.web.sections.progress import progress
 
 ITEMS = 40
 
@@ -160,3 +161,18 @@ def test_an_unknown_error_is_no_number(tmp_path, run_folder):
     assert row["score"] == 1.0
     assert row["score_low"] is None
     assert not any(isinstance(value, float) and math.isnan(value) for value in row.values())
+
+
+def test_runs_that_come_first_are_followed_too(study, run_folder):
+    """A model to start from, and the study that chooses what is tuned, stand in folders of their own."""
+    run_folder(study / "start")
+    run_folder(study / "tuning" / "runs" / "r4-lr0.1" / "seed-0", share=None, steps=2)
+    (study / "tuning" / "study.yaml").write_text("variants: {r4-lr0.1: {}, r4-lr0.2: {}}\nseeds: [0]\n", "utf-8")
+    with announced(study / "tuning" / "runs" / "r4-lr0.1" / "seed-0", 10):
+        found = gather(study)
+        states = {run.key: run.state for run in found.early}
+    assert states == {"start": "done", "tuning/r4-lr0.1/seed-0": "running", "tuning/r4-lr0.2/seed-0": "waiting"}
+    assert "tuning/r4-lr0.1" not in found.variants
+    said = progress(found, live=True)
+    assert "8 of 11 runs done" in said
+    assert 'data-run="tuning/r4-lr0.1/seed-0"' in said

@@ -117,6 +117,28 @@ def test_hostile_numbers_of_study_json_stay_texts(study):
     assert page.all("img") == []
 
 
+def test_claims_are_told_in_both_languages(study):
+    runs = [
+        {"variant": r.variant, "seed": r.seed, "fingerprint": r.summary.get("fingerprint")}
+        for r in gather(study).runs
+        if r.state == "done"
+    ]
+    made = {"first": "rs16", "second": "r16", "suite": "mine", "delta_low": 0.1, "delta_high": 0.3, "p_holm": 0.0004}
+    claims = [
+        {"claim": "rs16 scores better than r16", "kind": "better", "delta": 0.2, "holds": True, **made},
+        {"claim": "alike", "kind": "no_difference", "delta": 0.2, "holds": False, **made},
+        {"claim": "something new", "kind": "other", "delta": None, "holds": "not shown", **made},
+    ]
+    (study / "study.json").write_text(json.dumps({"runs": runs, "claims": claims}), "utf-8")
+    said = re.sub(r"<[^>]+>", "", parts_of(gather(study))["claims"])
+    assert "rs16 scores better than r16rs16 的得分高于 r16" in said
+    assert "✓ holds成立" in said
+    assert "✕ does not hold不成立" in said
+    assert "something new" in said
+    assert "? not shown未能证实" in said
+    assert "< 0.001" in said.replace("&lt;", "<")
+
+
 def test_headings_go_down_one_at_a_time(text):
     levels = [int(tag[1]) for tag, _, _ in Read(text).found if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from luthier.web.forms import DASH, ends, known, signed, size
+from luthier.web.forms import DASH, ends, p_value, signed, size
 from luthier.web.markup import Markup, both, foreign, joined, tag
 from luthier.web.sections._pieces import note, table
 
@@ -15,28 +15,42 @@ if TYPE_CHECKING:
 
 _LONG = 60  # letters of a value; the middle of a longer one is left out
 _SIGNS = {"holds": "✓", "fails": "✕", "open": "?"}
+_KINDS = ("claim_better", "claim_at_least", "claim_no_difference")
 
 
 def claims(found: Found) -> Markup:
     """What the study set out to test, and what became of it."""
     if not found.claims:
         return Markup("")
-    rows = [_claim(claim) for claim in found.claims]
-    heads = [both(f"head_{head}") for head in ("claim", "outcome", "estimate")]
+    several = len({claim.get("suite") for claim in found.claims}) > 1
+    rows = [_claim(claim, several) for claim in found.claims]
+    heads = [both(f"head_{head}") for head in ("claim", "outcome", "estimate", "p_holm")]
     return table(both("claims_table"), heads, rows, name="claims", left=(1,))
 
 
-def _claim(claim: dict[str, Any]) -> list[Any]:
-    text = next((str(claim[key]) for key in ("claim", "text", "says", "name") if claim.get(key)), json.dumps(claim))
-    held = next((claim[key] for key in ("holds", "held", "outcome", "verdict") if claim.get(key) is not None), None)
-    word = {True: "holds", False: "fails"}.get(held) if isinstance(held, bool) else None
-    outcome: Any = both(f"claim_{word or 'open'}") if word or held is None else foreign(str(held))
-    value = next((claim[key] for key in ("value", "delta", "estimate", "difference") if known(claim.get(key))), None)
-    low, high = (claim.get(f"delta_{end}", claim.get(end)) for end in ("low", "high"))
-    reach = ends(low, high, sign=True)
-    said = tag("span", _SIGNS[word or "open"], aria_hidden="true")
-    cell = tag("td", said, " ", outcome, class_=f"left claim-{word or 'open'}")
-    return [foreign(text), cell, joined(signed(value), " ", tag("span", reach, class_="ends"))]
+def _claim(claim: dict[str, Any], several: bool) -> list[Any]:
+    text = str(claim.get("claim") or json.dumps(claim))
+    suite = f" ({claim.get('suite')})" if several else ""
+    word = (
+        {True: "holds", False: "fails"}.get(claim["holds"], "open") if isinstance(claim.get("holds"), bool) else "open"
+    )
+    said = tag("span", _SIGNS[word], aria_hidden="true")
+    cell = tag("td", said, " ", both(f"claim_{word}"), class_=f"left claim-{word}")
+    reach = tag("span", ends(claim.get("delta_low"), claim.get("delta_high"), sign=True), class_="ends")
+    return [
+        joined(_worded(claim, text), suite),
+        cell,
+        joined(signed(claim.get("delta")), " ", reach),
+        p_value(claim.get("p_holm")),
+    ]
+
+
+def _worded(claim: dict[str, Any], text: str) -> Markup:
+    """The claim in both languages where it is of a kind that is known here, else as the study says it."""
+    kind = f"claim_{claim.get('kind')}"
+    if kind in _KINDS and claim.get("first") and claim.get("second"):
+        return both(kind, first=tag("b", claim["first"]), second=tag("b", claim["second"]))
+    return foreign(text)
 
 
 def differences(found: Found) -> Markup:

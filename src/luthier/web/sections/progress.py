@@ -21,9 +21,9 @@ MOST = 60  # runs in the table; of more, those that are done are left to the oth
 
 def progress(found: Found, *, live: bool) -> Markup:
     """The section; empty where everything is done and nobody watches."""
-    if not live and all(run.state == "done" for run in found.runs):
+    runs = [*found.early, *found.trained]
+    if not live and all(run.state == "done" for run in runs):
         return Markup("")
-    runs = found.trained
     if len(runs) > MOST:
         runs = [run for run in runs if run.state != "done"][:MOST]
     heads = ["run", "state", "steps", "last_loss_run", "left", *(["action"] if live else [])]
@@ -37,7 +37,7 @@ def progress(found: Found, *, live: bool) -> Markup:
 
 def summary(found: Found) -> Markup:
     """`5 of 9 runs done, 1 running, about 3:20 min left`."""
-    runs = found.trained
+    runs = [*found.early, *found.trained]
     counts = {state: sum(run.state == state for run in runs) for state in STATES}
     parts = [both("done_of", done=counts["done"], all=len(runs))]
     parts += [
@@ -54,9 +54,10 @@ def summary(found: Found) -> Markup:
 
 def time_left(found: Found) -> float | None:
     """Seconds until all is done, as fast as so far: what runs, and what waits as long as a mean run took."""
-    active = [run for run in found.trained if run.state == "running"]
-    waiting = sum(run.state == "waiting" for run in found.trained)
-    took = [_took(run) for run in found.trained if run.state == "done"]
+    runs = [*found.early, *found.trained]
+    active = [run for run in runs if run.state == "running"]
+    waiting = sum(run.state == "waiting" for run in runs)
+    took = [_took(run) for run in runs if run.state == "done"]
     left = [run.seconds_left for run in active]
     if not active or any(each is None for each in left):
         return None

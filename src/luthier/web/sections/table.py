@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.web.charts.svg import Scale, bar, line, shape
 from luthier.web.fill import BASE
-from luthier.web.forms import DASH, count, ends, interval, known, number, operations, seconds, signed, size
+from luthier.web.forms import DASH, count, ends, interval, known, number, operations, p_value, seconds, signed, size
 from luthier.web.markup import Markup, both, joined, tag
 from luthier.web.sections._pieces import Look, looks, note, table
 
@@ -63,7 +63,7 @@ def _table(found: Found, suite: str, items: int, rows: Sequence[dict[str, Any]])
         look = known_looks.get(row["variant"], _UNTRAINED)
         cells = [_name(row["variant"], look), _score(row), _delta(row, found.baseline), _picture(row, scale, look)]
         cells.append(_verdict(row, found.baseline))
-        cells += [_cell(row.get("p_holm"), _p(row.get("p_holm")))] if holm else []
+        cells += [_cell(row.get("p_holm"), p_value(row.get("p_holm")))] if holm else []
         lines.append([*cells, _runs(row, failed)])
     heads = ["variant", "score", "delta", "interval", "verdict", *(["p_holm"] if holm else []), "runs"]
     caption = both("table", suite=suite, items=count(items), baseline=found.baseline)
@@ -147,12 +147,6 @@ def _runs(row: dict[str, Any], failed: bool) -> Markup:
     if failed and row.get("failed"):
         said = both("runs_failed", runs=count(row.get("runs")), failed=row["failed"])
     return tag("td", said, data_sort=_sort(row.get("runs")))
-
-
-def _p(value: Any) -> str:
-    if not known(value):
-        return DASH
-    return "< 0.001" if value < 0.001 else number(value)
 
 
 def _cell(value: Any, said: str) -> Markup:
