@@ -16,6 +16,8 @@ import hmac
 import ipaddress
 import json
 import secrets
+import socket
+import sys
 import threading
 import time
 from http import HTTPStatus
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
     from luthier.web.markup import Markup
 
 MOST_BYTES = 10_000  # of a request's body
-_FRESH = 1.0  # seconds that a reading of the folder is good for, however many pages ask
+_FRESH = 1.0  # seconds that a reading of the folder is good for at least, however many pages ask
+_SHARE = 0.1  # of one core's time that reading may take: the runs need the rest
 _HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -60,8 +63,9 @@ class LiveServer(ThreadingHTTPServer):
 
     def __init__(self, folder: Path, *, host: str = "127.0.0.1", port: int = 0, language: str | None = None) -> None:
         gather(folder)
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.folder, self.language, self.token = folder, language, secrets.token_urlsafe(24)
-        self._reading, self._read = threading.Lock(), (0.0, b"", "")
+        self._reading, self._good_until, self._read = threading.Lock(), 0.0, (b"", "")
         self.asked_host = host
         try:
             super().__init__((host, port), _Handler)
@@ -90,15 +94,21 @@ class LiveServer(ThreadingHTTPServer):
         return True
 
     def state(self) -> tuple[bytes, str]:
-        """The sections as JSON and what they are known by; read at most once a second."""
+        """The sections as JSON and what they are known by; read once a second, less often where that is slow."""
         with self._reading:
-            at, body, mark = self._read
-            if time.monotonic() - at > _FRESH or not body:
+            begun = time.monotonic()
+            if begun >= self._good_until:
                 parts = parts_of(gather(self.folder), live=True)
                 body = json.dumps({"sections": {name: _marked(part) for name, part in parts.items()}}).encode()
-                mark = f'"{hashlib.sha256(body).hexdigest()[:20]}"'
-                self._read = (time.monotonic(), body, mark)
-            return body, mark
+                self._read = body, f'"{hashlib.sha256(body).hexdigest()[:20]}"'
+                took = time.monotonic() - begun
+                self._good_until = begun + max(_FRESH, took / _SHARE)
+            return self._read
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A reader who went away in the middle of an answer is none; anything else is shown."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
     def page(self) -> bytes:
         """The whole page."""
@@ -110,7 +120,7 @@ class LiveServer(ThreadingHTTPServer):
         for run in (*found.early, *found.runs):
             if run.key == key and run.state == "running":
                 ask_to_stop(run.folder)
-                self._read = (0.0, b"", "")
+                self._good_until = 0.0
                 return True
         return False
 

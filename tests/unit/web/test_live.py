@@ -6,6 +6,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import socket
 import threading
 from contextlib import contextmanager
 from html import unescape
@@ -70,7 +71,7 @@ def test_the_page_and_its_state(server):
 def test_the_state_follows_the_folder(server, study, run_folder):
     before = json.loads(ask(server, "/state.json")[2])["sections"]
     run_folder(study / "runs" / "full" / "seed-1", share=None, steps=3)
-    server._read = (0.0, b"", "")
+    server._good_until = 0.0
     after = json.loads(ask(server, "/state.json")[2])["sections"]
     assert before["progress"]["mark"] != after["progress"]["mark"]
     assert before["environment"] == after["environment"]
@@ -140,6 +141,24 @@ def test_all_addresses_take_numbers_and_no_names(study):
     with serving(study, host="0.0.0.0") as server:
         assert ask(server, host="192.168.0.7:1")[0] == 200
         assert ask(server, host="evil.example")[0] == 421
+
+
+def test_a_reader_who_goes_away_says_nothing(server, capfd):
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", server.server_port)) as line:
+            line.sendall(b"GET /state.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset, not a goodbye
+    assert ask(server)[0] == 200
+    assert capfd.readouterr().err == ""
+
+
+def test_the_sixth_version_of_the_protocol(study):
+    try:
+        with serving(study, host="::1") as server:
+            assert server.address == f"http://[::1]:{server.server_port}/"
+            assert server.knows(f"[::1]:{server.server_port}")
+    except UserError:
+        pytest.skip("no IPv6 here")
 
 
 def test_a_port_in_use(study, server):
