@@ -7,6 +7,7 @@ such a file, `fill` works scores and differences out from the runs' predictions.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from luthier.web.fill import BASE, categories_of, forgetting_of, rows_of
 from luthier.web.runs import Seen, read_json, read_run, read_yaml
 
 _NAMES = {"lora": "LoRA", "full": "full"}
+KINDS = 6  # groups that can be told apart by colour and shape
 _NOT_COMPARED = ("seed", "output_dir")
 
 
@@ -84,10 +86,32 @@ class Found:
         name = str(recipe.get("method.name") or recipe.get("method") or "")
         return "rsLoRA" if recipe.get("method.use_rslora") else _NAMES.get(name, name)
 
+    def groups(self) -> dict[str, str]:
+        """Variant -> what it shares with those that differ from it in rank alone: `LoRA`, `LoRA tuned`.
+
+        Names tell: without its rank, `lora-r16-tuned` is `lora-tuned`. Where that makes more groups than there are
+        colours, or where no ranks differ, the method is the group.
+        """
+        families = {variant: self.family(variant) for variant in self.variants}
+        ranks = {variant: rank for variant in families if (rank := self.rank(variant)) is not None}
+        made = dict(families)
+        for family in set(families.values()):
+            mine = {v: _words(v, rank) for v, rank in ranks.items() if families[v] == family}
+            for variant, words in mine.items():
+                rest = [word for word in words if not all(word in others for others in mine.values())]
+                made[variant] = " ".join([family, *rest])
+        return made if len(set(made.values())) <= KINDS and len(set(ranks.values())) > 1 else families
+
     def rank(self, variant: str) -> float | None:
         """The rank of a variant, where its method has one."""
         found = next((run.of("method.r") for run in self.runs if run.variant == variant and run.recipe), None)
         return float(found) if isinstance(found, int | float) and found > 0 else None
+
+
+def _words(variant: str, rank: float) -> list[str]:
+    """The words of a variant's name without the one that is its rank: `r16`, `16`, or `rs16` without its number."""
+    bare = re.sub(rf"(?<!\d){rank:g}(?!\d)", "", variant, count=1)
+    return [word for word in re.split(r"[-_.+=]", bare) if word not in ("", "r")]
 
 
 def gather(folder: Path) -> Found:

@@ -13,6 +13,7 @@ from luthier.core.errors import UserError
 from luthier.engine.presence import announced
 from luthier.evaluate.statistics import crossed, paired_difference
 from luthier.web.gather import gather
+from luthier.web.sections.against import ranks
 from luthier.web.sections.progress import progress
 
 ITEMS = 40
@@ -176,3 +177,22 @@ def test_runs_that_come_first_are_followed_too(study, run_folder):
     said = progress(found, live=True)
     assert "8 of 11 runs done" in said
     assert 'data-run="tuning/r4-lr0.1/seed-0"' in said
+
+
+def test_groups_are_told_by_names_without_ranks(tmp_path, run_folder):
+    runs = tmp_path / "s" / "runs"
+    for name, rank, stable in [
+        ("lora-r4", 4, False), ("lora-r16", 16, False), ("lora-r4-tuned", 4, False), ("lora-r16-tuned", 16, False),
+        ("rs4", 4, True), ("rs16", 16, True),
+    ]:  # fmt: skip
+        run_folder(runs / name / "seed-0", r=rank, use_rslora=stable)
+    found = gather(tmp_path / "s")
+    assert found.groups() == {
+        "lora-r4": "LoRA", "lora-r16": "LoRA", "lora-r4-tuned": "LoRA tuned", "lora-r16-tuned": "LoRA tuned",
+        "rs4": "rsLoRA", "rs16": "rsLoRA",
+    }  # fmt: skip
+    assert ranks(found), "each line has one variant at a rank"
+    for number in range(6):
+        run_folder(runs / f"lora-r4-{number}" / "seed-0", r=4)
+    assert set(gather(tmp_path / "s").groups().values()) == {"LoRA", "rsLoRA"}, "more groups than colours"
+    assert not ranks(gather(tmp_path / "s")), "variants would hide each other"

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from luthier.web.gather import KINDS
 from luthier.web.markup import Markup, both, joined, tag
 
 if TYPE_CHECKING:
@@ -26,18 +27,18 @@ class Look:
 
 
 def looks(found: Found) -> dict[str, Look]:
-    """A look for every variant: methods differ in colour, or variants where there is one method only."""
-    families = {variant: found.family(variant) for variant in found.variants}
-    groups = list(dict.fromkeys(families.values()))
-    if len(groups) < 2:
+    """A look for every variant: groups differ in colour, or variants where there is one group only."""
+    groups = found.groups()
+    names = list(dict.fromkeys(groups.values()))
+    if len(names) < 2:
         return {
-            variant: Look(kind=f"g{number % 6}", dash=number // 6 % 4, group=families[variant])
-            for number, variant in enumerate(families)
+            variant: Look(kind=f"g{number % KINDS}", dash=number // KINDS % 4, group=groups[variant])
+            for number, variant in enumerate(groups)
         }
     seen: dict[str, int] = {}
     made = {}
-    for variant, group in families.items():
-        made[variant] = Look(kind=f"g{groups.index(group) % 6}", dash=seen.get(group, 0) % 4, group=group)
+    for variant, group in groups.items():
+        made[variant] = Look(kind=f"g{names.index(group) % KINDS}", dash=seen.get(group, 0) % 4, group=group)
         seen[group] = seen.get(group, 0) + 1
     return made
 

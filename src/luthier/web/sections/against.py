@@ -75,7 +75,7 @@ def ranks(found: Found) -> Markup:
     """Score against rank; empty unless variants with two ranks have a score."""
     places = []
     for row in found.rows.get(found.suite, []):
-        if known(row.get("score")) and row["variant"] != BASE:
+        if known(row.get("score")) and row["variant"] in found.variants:
             low, high = interval(row, "score") or (row["score"], row["score"])
             places.append(_place(found, row["variant"], row["score"], low, high))
     return _rank_figure(places, "score", log=False)
@@ -101,16 +101,9 @@ def gradients(found: Found) -> Markup:
 
 
 def _place(found: Found, variant: str, value: float, low: float, high: float) -> Place:
-    look = looks(found).get(variant)
-    group = found.family(variant) or variant
-    rates = {run.of("optim.learning_rate") for run in found.runs if run.recipe.get("method.r")}
-    rate = next((run.of("optim.learning_rate") for run in found.runs if run.variant == variant and run.recipe), None)
-    if len(rates) > 1 and found.rank(variant) is not None:
-        group = f"{group}, {rate:g}" if known(rate) else group  # one line each learning rate
-    return Place(
-        name=variant, group=group, kind=look.kind if look else "gb", rank=found.rank(variant), value=value, low=low,
-        high=high,
-    )  # fmt: skip
+    look, rank = looks(found)[variant], found.rank(variant)
+    group = look.group if rank is not None else variant
+    return Place(name=variant, group=group, kind=look.kind, rank=rank, value=value, low=low, high=high)
 
 
 def _rank_figure(places: list[Place], what: str, *, log: bool) -> Markup:
@@ -118,8 +111,8 @@ def _rank_figure(places: list[Place], what: str, *, log: bool) -> Markup:
     spots = [(place.group, place.rank) for place in ranked]
     if len({place.rank for place in ranked}) < 2 or len(set(spots)) < len(spots):
         return Markup("")  # two variants in one spot would hide each other
-    if len({place.group for place in ranked}) > 1 and len({place.kind for place in ranked}) == 1:
-        places = _apart(places)
+    if len({place.group for place in ranked}) == 1:  # one line has one colour, also where variants have one each
+        places = [replace(place, kind="g0") if place.rank is not None else place for place in places]
     rows = [
         [place.name, number(place.rank, 0) if place.rank else "–", number(place.value, 4 if log else 3),
          ends(place.low, place.high, 4 if log else 3)]
@@ -134,9 +127,3 @@ def _rank_figure(places: list[Place], what: str, *, log: bool) -> Markup:
         ),
         table(both(f"rank_{what}"), heads, rows, name=f"rank-{what}"),
     )
-
-
-def _apart(places: list[Place]) -> list[Place]:
-    """Groups of one method get colours of their own."""
-    groups = list(dict.fromkeys(place.group for place in places))
-    return [replace(place, kind=f"g{groups.index(place.group) % 6}") for place in places]

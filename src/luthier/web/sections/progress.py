@@ -9,14 +9,15 @@ from luthier.web.fill import BASE
 from luthier.web.forms import DASH, count, number, seconds
 from luthier.web.markup import Markup, both, foreign, joined, tag
 from luthier.web.runs import STATES
-from luthier.web.sections._pieces import table
+from luthier.web.sections._pieces import note, table
 
 if TYPE_CHECKING:
     from luthier.web.gather import Found
     from luthier.web.runs import Seen
 
 _SIGNS = {"running": "▶", "failed": "✕", "stopped": "■", "unscored": "…", "done": "✓", "waiting": "○"}
-MOST = 60  # runs in the table; of more, those that are done are left to the other tables
+_ORDER = ("running", "failed", "stopped", "unscored", "waiting", "done")
+MOST = 40  # runs in the table; of more, the last ones in this order are left to the other tables
 
 
 def progress(found: Found, *, live: bool) -> Markup:
@@ -24,15 +25,16 @@ def progress(found: Found, *, live: bool) -> Markup:
     runs = [*found.early, *found.trained]
     if not live and all(run.state == "done" for run in runs):
         return Markup("")
-    if len(runs) > MOST:
-        runs = [run for run in runs if run.state != "done"][:MOST]
+    runs = sorted(runs, key=lambda run: _ORDER.index(run.state))
+    more = len(runs) - MOST
+    runs = runs[:MOST]
     heads = ["run", "state", "steps", "last_loss_run", "left", *(["action"] if live else [])]
     rows = [_row(run, live) for run in runs]
     caption = both("progress_table")
     said = [both(f"head_{head}") for head in heads]
-    return joined(
-        tag("p", summary(found), class_="count"), table(caption, said, rows, name="runs", left=(1,)), _errors(runs)
-    )
+    rest = note("more_runs", n=more) if more > 0 else None
+    lead = tag("p", summary(found), class_="count")
+    return joined(lead, table(caption, said, rows, name="runs", left=(1,)), rest, _errors(runs))
 
 
 def summary(found: Found) -> Markup:

@@ -41,7 +41,8 @@ def scores(found: Found) -> Markup:
             made.append(_table(found, suite, items, rows))
     if not made:
         return Markup("")
-    extremes = [row["variant"] for row in found.rows[found.suite] if row.get("score") in (0.0, 1.0)]
+    rows = [] if found.whole else found.rows[found.suite]  # the study's own intervals allow for it
+    extremes = [row["variant"] for row in rows if row.get("score") in (0.0, 1.0)]
     bound = number(3 / max(1, found.suites[found.suite]))
     return joined(
         made,
