@@ -114,7 +114,7 @@ def _picture(row: dict[str, Any], scale: Scale, look: Look) -> Markup:
     if known(value) and scale.low <= value <= scale.high:  # type: ignore[operator]
         low, high = reach or (value, value)
         parts += [bar(scale(low), 20, scale(high), 20, look.kind), shape(scale(float(value or 0)), 20, look.kind, 0.7)]  # type: ignore[arg-type]
-    drawn = tag("svg", parts, class_="lt forest", viewBox="0 0 200 40", width=200, height=40, aria_hidden="true")
+    drawn = tag("svg", parts, class_="lt forest", viewBox="0 0 170 40", width=170, height=40, aria_hidden="true")
     return tag("td", drawn, class_="left drawn", data_sort=_sort(value))
 
 
@@ -123,7 +123,7 @@ def _scale(rows: Sequence[dict[str, Any]]) -> Scale:
     found = [end for row in rows for end in interval(row, "delta") or ()]
     low, high = min([*found, -1e-6]), max([*found, 1e-6])
     air = (high - low) * 0.04
-    return Scale(low=low - air, high=high + air, start=6, end=194)
+    return Scale(low=low - air, high=high + air, start=6, end=164)
 
 
 def _verdict(row: dict[str, Any], baseline: str) -> Markup:
