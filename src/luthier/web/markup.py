@@ -97,8 +97,16 @@ def both_svg(key: str, /, **values: Any) -> Markup:
 
 
 def foreign(text: str) -> Markup:
-    """A text that exists in English only: the words of the study itself."""
-    return tag("span", text, lang="en")
+    """A text that exists in English only: the words of the study itself. What stands in `backticks` is code.
+
+    Example:
+        >>> foreign("use `a < b`")
+        '<span lang="en">use <code>a &lt; b</code></span>'
+    """
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # one is left over: an apostrophe, or half a text
+        return tag("span", text, lang="en")
+    return tag("span", [tag("code", part) if n % 2 else part for n, part in enumerate(parts)], lang="en")
 
 
 def _spoken(name: str, language: str, words: str) -> Markup:

@@ -72,6 +72,32 @@ def table(
     return tag("div", inside, class_="scroll", role="region", aria_labelledby=f"cap-{name}", tabindex=0)
 
 
+def grid(
+    caption: Any,
+    down: tuple[str, Sequence[str]],
+    across: tuple[str, Sequence[str]],
+    cell: Callable[[str, str], Any],
+    *,
+    name: str,
+    shown: Callable[[str], Any] = str,
+) -> Markup:
+    """A table of two lists of names, the longer of which goes down: the other fits the page and the paper.
+
+    Args:
+        caption: What it shows.
+        down: The word for the first list (a key of the dictionary) and its names.
+        across: Likewise.
+        cell: A name of `down` and one of `across` -> the cell.
+        name: Makes its id.
+        shown: A name -> how it is written.
+    """
+    if len(across[1]) > len(down[1]):
+        return grid(caption, across, down, lambda row, column: cell(column, row), name=name, shown=shown)
+    heads = [both(down[0]), *(shown(column) for column in across[1])]
+    rows = [[shown(row), *(cell(row, column) for column in across[1])] for row in down[1]]
+    return table(caption, heads, rows, name=name)
+
+
 def _cell(cell: Any) -> Markup:
     return cell if isinstance(cell, Markup) and cell.startswith("<td") else tag("td", cell)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.web.fill import BASE
 from luthier.web.forms import DASH, ends, known, number, signed
 from luthier.web.markup import Markup, both, joined, tag
-from luthier.web.sections._pieces import note, table
+from luthier.web.sections._pieces import grid, note
 
 if TYPE_CHECKING:
     from luthier.web.gather import Found
@@ -20,12 +20,16 @@ def categories(found: Found) -> Markup:
     for place, (suite, by_category) in enumerate(found.categories.items()):
         present = {variant for cells in by_category.values() for variant in cells}
         columns = [v for v in [BASE, *found.variants] if v in present]
-        rows = [
-            [name or both("no_category"), *(_shaded(cells.get(column)) for column in columns)]
-            for name, cells in by_category.items()
-        ]
-        caption = both("heat", suite=suite)
-        made.append(table(caption, [both("head_category"), *columns], rows, name=f"heat-{place}"))
+        made.append(
+            grid(
+                both("heat", suite=suite),
+                ("head_variant", columns),
+                ("head_category", list(by_category)),
+                lambda variant, name, cells=by_category: _shaded(cells[name].get(variant)),  # type: ignore[misc]
+                name=f"heat-{place}",
+                shown=_named,
+            )
+        )
     return joined(made, note("heat_note")) if made else Markup("")
 
 
@@ -45,23 +49,27 @@ def forgetting(found: Found) -> Markup:
         return Markup("")
     names = list(dict.fromkeys(name for cells in table_of.values() for name in cells))
     before = {name: next((c[name].get("before") for c in table_of.values() if name in c), None) for name in names}
-    rows = [
-        [
-            name or both("no_category"),
-            number(before[name], 2),
-            *(_change(cells.get(name)) for cells in table_of.values()),
-        ]
-        for name in names
-    ]
     lost = [
         (variant, name) for variant, cells in table_of.items() for name, cell in cells.items()
         if known(cell.get("high")) and cell["high"] < 0
     ]  # fmt: skip
     said = both("lost_some", names=", ".join(f"{v}: {n}" for v, n in lost[:12])) if lost else both("lost_none")
-    heads = [both("head_category"), both("before_training"), *table_of]
-    return joined(
-        tag("p", said), table(both("forgetting_table"), heads, rows, name="forgetting"), note("forgetting_note")
-    )
+
+    def cell(variant: str, name: str) -> Markup:
+        if variant == BASE:
+            return tag("td", number(before[name], 2), class_="change")
+        return _change(table_of[variant].get(name))
+
+    made = grid(
+        both("forgetting_table"), ("head_variant", [BASE, *table_of]), ("head_category", names), cell,
+        name="forgetting", shown=_named,
+    )  # fmt: skip
+    return joined(tag("p", said), made, note("forgetting_note"))
+
+
+def _named(name: str) -> Markup | str:
+    """A category or a variant; what the items leave unnamed is said so, and the base is what was before training."""
+    return both("before_training") if name == BASE else name or both("no_category")
 
 
 def _change(cell: dict[str, Any] | None) -> Markup:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.web.forms import DASH, ends, p_value, signed, size
 from luthier.web.markup import Markup, both, foreign, joined, tag
-from luthier.web.sections._pieces import note, table
+from luthier.web.sections._pieces import grid, note, table
 
 if TYPE_CHECKING:
     from luthier.web.gather import Found
@@ -57,19 +57,27 @@ def differences(found: Found) -> Markup:
     """The keys in which the variants' recipes differ, and what that leaves uncontrolled."""
     said = tag("p", foreign(found.controlled)) if found.controlled else None
     variants = list(dict.fromkeys(variant for values in found.differing.values() for variant in values))
-    rows, owned = [], []
+    keys, owned = [], []
     for key, values in found.differing.items():
         given = [value for value in values.values() if value is not None]
         if given and len(given) < len(values) and all(v == given[0] for v in given) and key != "method.name":
             owned.append(joined(tag("code", key), " = ", tag("code", _short(given[0]))))
         else:
-            cells = [DASH if values.get(v) is None else tag("code", _short(values[v])) for v in variants]
-            rows.append([tag("code", key), *cells])
-    if not rows and not said:
+            keys.append(key)
+    if not keys and not said:
         return Markup("")
-    grid = table(both("differing"), [both("head_key"), *variants], rows, name="differing") if rows else None
+
+    def cell(variant: str, key: str) -> Markup | str:
+        value = found.differing[key].get(variant)
+        return DASH if value is None else tag("code", _short(value))
+
+    made = (
+        grid(both("differing"), ("head_variant", variants), ("head_key", keys), cell, name="differing")
+        if keys
+        else None
+    )
     same = tag("p", both("owned"), " ", [[", " if n else "", one] for n, one in enumerate(owned)], ".", class_="note")
-    return joined(said, grid, same if owned else None)
+    return joined(said, made, same if owned else None)
 
 
 def _short(value: Any) -> str:
