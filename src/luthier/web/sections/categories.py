@@ -79,7 +79,8 @@ def _change(cell: dict[str, Any] | None) -> Markup:
     clear = known(low) and known(high) and (low > 0 or high < 0)  # type: ignore[operator]
     sign = ("▲" if delta > 0 else "▼") if clear else "≈"
     kind = f"change {'up' if delta > 0 else 'down'}{' clear' if clear else ''}"
-    said = [tag("span", sign, aria_hidden="true"), " ", number(cell.get("after"), 2), " "]
+    glyph = tag("span", sign, aria_hidden="true")
+    said = [tag("span", glyph, " ", number(cell.get("after"), 2), class_="after"), " "]
     small = tag("span", signed(delta, 2), class_="ends")
     reach = ends(low, high, 2, sign=True)
     return tag("td", said, small, class_=kind, style=f"--share:{min(abs(delta), 1.0):.3f}", title=reach or None)
