@@ -16,7 +16,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from luthier.core import registry
-from luthier.core.errors import Interrupted, LuthierError, ModelError, RecipeError
+from luthier.core.errors import Interrupted, LuthierError, ModelError, RecipeError, RunStopped
 from luthier.engine import folder as run_folder
 from luthier.engine import machine
 from luthier.engine._callback import make_watchers
@@ -256,6 +256,8 @@ def _alone(entry: _Entry, given: _Given) -> Iterator[tuple[int, RunResult | Luth
                 progress = fit(work, resume=entry.asked.resume)
             summary = summarise(entry.asked.resolved, progress, trainable)
             result: RunResult | LuthierError = close_run(work, entry.rows, summary)
+    except RunStopped as error:  # this run alone
+        result = error
     except Interrupted:
         raise
     except LuthierError as error:

@@ -14,6 +14,8 @@ from typing import Annotated
 
 import typer
 
+from luthier.core.errors import Interrupted
+
 
 def main(
     study: Annotated[Path, typer.Argument(help="A YAML study.")],
@@ -29,17 +31,23 @@ def main(
     checked = load_study(study, overrides or ())  # a wrong key answers before torch is imported
     from luthier.study import compare
     from luthier.study.conclude import sentence
+    from luthier.web.page import write_page
     from luthier.web.picture import add_picture
 
-    result = compare(
-        checked,
-        overwrite=overwrite,
-        say=lambda line: print(line, file=sys.stderr),
-        callbacks=() if quiet else ("progress",),
-        on=on,
-    )
+    try:
+        result = compare(
+            checked,
+            overwrite=overwrite,
+            say=lambda line: print(line, file=sys.stderr),
+            callbacks=() if quiet else ("progress",),
+            on=on,
+        )
+    except Interrupted:
+        write_page(Path(checked.output_dir))  # what there is so far
+        raise
     tree = result.to_json()
-    picture = add_picture(tree)
+    add_picture(tree)
+    page = write_page(result.folder)
     if as_json:
         print(json.dumps(tree, ensure_ascii=False))
     else:
@@ -47,6 +55,6 @@ def main(
 
         out = console()
         show_study(out, result, [line] if (line := sentence(result)) else [])
-        out.print(f"Written: {result.folder / 'report.md'}{f', {picture}' if picture else ''}", markup=False)
+        out.print(f"Written: {page}, {result.folder / 'report.md'}", markup=False)
     if result.failed:
         raise typer.Exit(1)

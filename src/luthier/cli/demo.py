@@ -28,6 +28,7 @@ def main(
 ) -> None:
     """See the module's text."""
     from luthier.study.demo import run_demo, run_full, samples, to_json
+    from luthier.web.page import write_page
     from luthier.web.picture import add_picture
 
     given: dict[str, Any] = {
@@ -42,6 +43,8 @@ def main(
     trees = [to_json(part) for part in parts]
     for tree in trees:
         add_picture(tree)
+    folder = parts[0].result.folder.parent if full else parts[0].result.folder
+    page = write_page(folder)
     if as_json:
         print(json.dumps({"parts": trees} if full else trees[0], ensure_ascii=False))
     else:
@@ -53,7 +56,6 @@ def main(
                 show_samples(out, *samples(part.result))
             show_study(out, part.result, part.conclusion)
             out.print()
-        folder = parts[0].result.folder.parent if full else parts[0].result.folder
-        out.print(f"Written: {folder / 'report.md'} (tables, pictures, every reply beside its run)", markup=False)
+        out.print(f"Written: {page}, {folder / 'report.md'} (every reply stands beside its run)", markup=False)
     if any(part.result.failed for part in parts):
         raise typer.Exit(1)

@@ -9,6 +9,7 @@
     │   └── MissingExtra             an optional package is not installed
     ├── RunFailed                    a started run cannot go on (NaN loss, full disk, broken checkpoint)
     └── Interrupted                  exit code 130: stopped by the user, can be resumed
+        └── RunStopped               the same, of one run alone: a study goes on with the next
 
 A message reads *where: what was received; what is allowed; what to do*.
 """
@@ -84,6 +85,10 @@ class Interrupted(LuthierError):
     """The user stopped the run; it can be resumed."""
 
     exit_code = 130
+
+
+class RunStopped(Interrupted):
+    """The user stopped this run alone; it can be resumed, and a study goes on with its other runs."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

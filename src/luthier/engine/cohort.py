@@ -6,7 +6,8 @@ evaluation, checkpoints, early stop. Shared is only the pass: micro-batches of s
 they hold no more than so many tokens; a run that is alone in a pass goes through its own model, to the bits of a run
 that is alone altogether. Runs need not be at the same step, nor have the same number of steps.
 
-A run whose loss, gradient or weights are no longer finite, or that cannot write, is taken out; the others go on.
+A run whose loss, gradient or weights are no longer finite, or that cannot write, is taken out; the others go on. So
+they do when one is asked to stop by its file (`presence`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import torch
 from luthier.core.errors import Interrupted, LuthierError
 from luthier.engine import checkpoint
 from luthier.engine.failures import memory_as_failure
-from luthier.engine.loop import begin, choose, evaluate, is_done, save, should_save, update
+from luthier.engine.loop import begin, choose, evaluate, is_done, save, should_save, stopped, update
+from luthier.engine.presence import STOP
 from luthier.engine.signals import StopRequest
 from luthier.engine.step import Tally
 from luthier.kernels.forest import plant
@@ -150,8 +152,11 @@ class _Cohort:
                 with memory_as_failure(progress.step + 1):
                     update(member.work, state, result, self._spent[place])
                     improved = evaluate(member.work, state)
-                if should_save(member.work, progress, improved):
+                asked = (member.work.folder / STOP).exists()
+                if asked or should_save(member.work, progress, improved):
                     self._save(place)
+                if asked and not is_done(member.work, progress):
+                    raise stopped(member.work, progress, alone=True)
         except LuthierError as error:
             return self._end(place, error)
         return self._end(place, progress) if is_done(member.work, progress) else None

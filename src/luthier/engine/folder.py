@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from luthier.recipe import Resolved
 
 # What a run writes; nothing else in its folder is ever removed.
-FILES = ("summary.json", "ledger.json", "metrics.jsonl")
+FILES = ("summary.json", "ledger.json", "metrics.jsonl", "process.json")
 FOLDERS = ("checkpoints", "adapter", "model", "tensorboard", "wandb")
 _FIRST_LINE = "# luthier recipe, fingerprint "
 _WRITING = ".writing-"

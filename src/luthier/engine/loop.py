@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from luthier.core.errors import Interrupted
+from luthier.core.errors import Interrupted, RunStopped
 from luthier.engine import checkpoint, metrics, schedule
 from luthier.engine._callback import Watchers
 from luthier.engine.failures import loss_not_finite, memory_as_failure, other_data, weights_not_finite
 from luthier.engine.machine import made_with
 from luthier.engine.optim import build_optimizer, clip, set_learning_rate
 from luthier.engine.precision import Masters
+from luthier.engine.presence import STOP, announced
 from luthier.engine.signals import StopRequest
 from luthier.engine.step import accumulate, evaluate_loss
 from luthier.engine.work import Progress, State, Work
@@ -44,15 +46,16 @@ def fit(work: Work, *, resume: bool = False) -> Progress:
     progress = state.progress
     checkpoint.set_random_state(state.random)  # last of all: whatever was made before may have drawn
     try:
-        with StopRequest() as stop:
+        with StopRequest(work.folder / STOP) as stop:
             while not is_done(work, progress):
                 with memory_as_failure(progress.step + 1):
                     _one_step(work, state)
                     improved = evaluate(work, state)
-                if should_save(work, progress, improved) or stop.asked:
+                by_file, asked = stop.by_file, stop.asked
+                if should_save(work, progress, improved) or asked:
                     save(work, state)
-                if stop.asked and not is_done(work, progress):
-                    raise stopped(work, progress)
+                if asked and not is_done(work, progress):
+                    raise stopped(work, progress, alone=by_file)
         choose(work, state)
     finally:
         state.close()
@@ -75,13 +78,17 @@ def begin(work: Work, *, resume: bool) -> State:
     watchers = Watchers(work.callbacks, work.say)
     watchers.tell("on_start", work.folder, work.recipe.model_dump(mode="json"), work.total_steps, progress.step)
     work.trainable.model.train()
-    return State(masters=masters, optimizer=optimizer, progress=progress, watchers=watchers, random=random)
+    presence = ExitStack()
+    presence.enter_context(announced(work.folder, work.total_steps))
+    return State(
+        masters=masters, optimizer=optimizer, progress=progress, watchers=watchers, random=random, presence=presence
+    )
 
 
-def stopped(work: Work, progress: Progress) -> Interrupted:
-    """The run was asked to stop, and is saved."""
+def stopped(work: Work, progress: Progress, *, alone: bool) -> Interrupted:
+    """The run was asked to stop, and is saved; `alone`: it and no other run of this process."""
     received = f"stopped after step {progress.step} of {work.total_steps}, which is saved"
-    return Interrupted(str(work.folder), received, fix="go on with --resume")
+    return (RunStopped if alone else Interrupted)(str(work.folder), received, fix="go on with --resume")
 
 
 def _restore(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from luthier.engine import metrics
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
@@ -100,6 +101,7 @@ class State:
         progress: The counters.
         watchers: Who is told.
         random: Where the run's random numbers begin, or go on.
+        presence: What says that the run goes on (`presence`); closed with the run.
     """
 
     masters: Masters
@@ -107,8 +109,10 @@ class State:
     progress: Progress
     watchers: Watchers
     random: dict[str, str]
+    presence: ExitStack
 
     def close(self) -> None:
         """The run ends, for whatever reason."""
+        self.presence.close()
         self.watchers.tell("on_end")
         self.masters.release()

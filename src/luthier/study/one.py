@@ -8,7 +8,7 @@ import traceback
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.errors import Interrupted, LuthierError
+from luthier.core.errors import Interrupted, LuthierError, RunStopped
 from luthier.evaluate.statistics import crossed
 from luthier.recipe.fingerprint import flat
 from luthier.run import load, train
@@ -103,6 +103,8 @@ def one(work: Work, planned: Planned, trained: Trained | None = None) -> Run:
             model, tokenizer = _trained(folder, recipe)
             record = write_summary(folder, add_scores(folder, record, model, tokenizer, missing, recipe))
         return replace(read_run(folder, record, work.suites, planned.variant, planned.seed), reused=reused)
+    except RunStopped as error:  # this run alone: the study goes on, and the same command resumes it
+        return Run(variant=planned.variant, seed=planned.seed, folder=folder, summary={}, right={}, error=str(error))
     except (Interrupted, KeyboardInterrupt):
         raise
     except Exception as error:

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.web.chart import Chart, Point, draw
+from luthier.web.charts.scores import Chart, Point, draw
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,17 +13,14 @@ from html import escape
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from luthier.web.charts.svg import bar, shape, words
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 WIDTH = 760
 BARS = 2.0  # standard errors that a bar reaches to either side where no interval is known
 UNTRAINED = "before training"  # the group of the model before training
-_CORNERS: dict[str, list[tuple[float, float]]] = {  # of squares, diamonds, triangles; the others are circles
-    "g1": [(-5.5, -5.5), (5.5, -5.5), (5.5, 5.5), (-5.5, 5.5)],
-    "g2": [(0, -7.5), (7.5, 0), (0, 7.5), (-7.5, 0)],
-    "g3": [(0, -7), (7, 6), (-7, 6)],
-}
 # Light and dark: at least 4.5 to 1 against the page; blue, orange, green, violet.
 _STYLE = """
 .lt{--page:#fff;--ink:#1f2328;--soft:#57606a;--rule:#d0d7de;--g0:#0b62c4;--g1:#b3500a;--g2:#1a7f37;--g3:#7a3fb8}
@@ -101,7 +98,7 @@ def draw(chart: Chart) -> str:
     top = 28 + 23 * len(title)
     body, height = _columns(chart, top + 66) if chart.x_label else _lines(chart, top + 20)
     described = "; ".join(f"{p.name} {p.value:.3f}{_spoken(p)}" for p in chart.points)
-    words = [_text(24, 34 + 23 * number, line, "title") for number, line in enumerate(title)]
+    head = [words(24, 34 + 23 * number, line, "title") for number, line in enumerate(title)]
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" class="lt" role="img" aria-labelledby="lt-title lt-desc" '
@@ -110,8 +107,8 @@ def draw(chart: Chart) -> str:
             f'<desc id="lt-desc">{escape(f"{chart.subtitle}. Scores: {described}.")}</desc>',
             f"<style>{_STYLE}</style>",
             f'<rect width="{WIDTH}" height="{height}" fill="var(--page)"/>',
-            *words,
-            _text(24, top + 10, chart.subtitle, "soft small"),
+            *head,
+            words(24, top + 10, chart.subtitle, "soft small"),
             *body,
             "</svg>",
             "",
@@ -132,12 +129,12 @@ def _columns(chart: Chart, top: int) -> tuple[list[str], int]:
     for tick in _ticks(high):
         kind = "zero" if tick == 0 else "rule"
         body.append(f'<line class="{kind}" x1="{left}" x2="{right}" y1="{y_of(tick):.1f}" y2="{y_of(tick):.1f}"/>')
-        body.append(_text(left - 10, y_of(tick) + 5, f"{tick:g}", "soft", "end"))
+        body.append(words(left - 10, y_of(tick) + 5, f"{tick:g}", "soft", "end"))
     turned = f"translate(22 {(top + bottom) / 2:.0f}) rotate(-90)"
     body.append(f'<text class="soft" transform="{turned}" text-anchor="middle">score</text>')
     for number, place in enumerate(chart.places):
-        body.append(_text(left + step * (number + 0.5), bottom + 24, place, "", "middle"))
-    body.append(_text((left + right) / 2, bottom + 50, chart.x_label, "soft", "middle"))
+        body.append(words(left + step * (number + 0.5), bottom + 24, place, "", "middle"))
+    body.append(words((left + right) / 2, bottom + 50, chart.x_label, "soft", "middle"))
     for group in chart.groups:
         mine = sorted((p for p in chart.points if p.group == group), key=lambda p: chart.places.index(p.x))
         spots = [(left + step * (chart.places.index(p.x) + 0.5) + _aside(chart, p, step), y_of(p.value)) for p in mine]
@@ -145,9 +142,9 @@ def _columns(chart: Chart, top: int) -> tuple[list[str], int]:
         for (x1, y1), (x2, y2) in pairwise(spots):
             body.append(f'<path class="path {kind}" d="M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}"/>')
         for point, (x, y) in zip(mine, spots, strict=True):
-            body += _bar(x, y_of(_low(point)), x, y_of(_high(point)), kind)
+            body.append(bar(x, y_of(_low(point)), x, y_of(_high(point)), kind))
             body.append(_mark(x, y, kind, point))
-            labels.append(_text(x, y_of(_high(point)) - 9, f"{point.value:.2f}", "value", "middle"))
+            labels.append(words(x, y_of(_high(point)) - 9, f"{point.value:.2f}", "value", "middle"))
     return body + labels, bottom + 70
 
 
@@ -164,15 +161,15 @@ def _lines(chart: Chart, top: int) -> tuple[list[str], int]:
     for tick in _ticks(high):
         kind = "zero" if tick == 0 else "rule"
         body.append(f'<line class="{kind}" x1="{x_of(tick):.1f}" x2="{x_of(tick):.1f}" y1="{top}" y2="{bottom}"/>')
-        body.append(_text(x_of(tick), bottom + 22, f"{tick:g}", "soft", "middle"))
-    body.append(_text((left + right) / 2, bottom + 48, "score", "soft", "middle"))
+        body.append(words(x_of(tick), bottom + 22, f"{tick:g}", "soft", "middle"))
+    body.append(words((left + right) / 2, bottom + 48, "score", "soft", "middle"))
     for number, point in enumerate(chart.points):
         y, kind = top + 34 * number + 17, _kind(chart, point.group)
         name = point.name if len(point.name) <= 34 else point.name[:33] + "…"
-        body.append(_text(left - 14, y + 5, name, "", "end"))
-        body += _bar(x_of(_low(point)), y, x_of(_high(point)), y, kind)
+        body.append(words(left - 14, y + 5, name, "", "end"))
+        body.append(bar(x_of(_low(point)), y, x_of(_high(point)), y, kind))
         body.append(_mark(x_of(point.value), y, kind, point))
-        body.append(_text(right + 14, y + 5, f"{point.value:.3f}", "small"))
+        body.append(words(right + 14, y + 5, f"{point.value:.3f}", "small"))
     return body, bottom + 66
 
 
@@ -183,10 +180,11 @@ def _aside(chart: Chart, point: Point, step: float) -> float:
 
 
 def _legend(chart: Chart, y: float) -> list[str]:
-    body, x = [], 80.0
+    body: list[str] = []
+    x = 80.0
     for group in chart.groups:
-        body.append(_shape(x, y, _kind(chart, group)))
-        body.append(_text(x + 13, y + 5, group))
+        body.append(shape(x, y, _kind(chart, group)))
+        body.append(words(x + 13, y + 5, group))
         x += 44 + 7.8 * len(group)
     return body
 
@@ -197,29 +195,9 @@ def _kind(chart: Chart, group: str) -> str:
     return "gb" if group == UNTRAINED else f"g{methods.index(group) % 4}"
 
 
-def _bar(x1: float, y1: float, x2: float, y2: float, kind: str) -> list[str]:
-    """A line with short ends across it."""
-    if (x1, y1) == (x2, y2):
-        return []
-    dx, dy = (5, 0) if x1 == x2 else (0, 5)
-    ends = [(x1, y1, x2, y2), (x1 - dx, y1 - dy, x1 + dx, y1 + dy), (x2 - dx, y2 - dy, x2 + dx, y2 + dy)]
-    return [f'<line class="bar {kind}" x1="{a:.1f}" y1="{b:.1f}" x2="{c:.1f}" y2="{d:.1f}"/>' for a, b, c, d in ends]
-
-
 def _mark(x: float, y: float, kind: str, point: Point) -> str:
-    words = escape(f"{point.name}: {point.value:.3f}{_spoken(point)}")
-    return f"<g><title>{words}</title>{_shape(x, y, kind)}</g>"
-
-
-def _shape(x: float, y: float, kind: str) -> str:
-    if kind not in _CORNERS:
-        return f'<circle class="mark {kind}" cx="{x:.1f}" cy="{y:.1f}" r="6"/>'
-    corners = " ".join(f"{x + a:.1f},{y + b:.1f}" for a, b in _CORNERS[kind])
-    return f'<polygon class="mark {kind}" points="{corners}"/>'
-
-
-def _text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+    said = escape(f"{point.name}: {point.value:.3f}{_spoken(point)}")
+    return f"<g><title>{said}</title>{shape(x, y, kind)}</g>"
 
 
 def _reach(point: Point) -> float:

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from luthier.web.chart import Chart, Point, draw
+from luthier.web.charts.scores import Chart, Point, draw
 from luthier.web.picture import add_picture, chart_of
 
 SVG = "{http://www.w3.org/2000/svg}"
