@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from luthier.engine import metrics
 
 if TYPE_CHECKING:
-    from contextlib import ExitStack
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import ExitStack
     from pathlib import Path
 
     import torch

@@ -138,7 +138,10 @@ def _verdict(delta: Estimate | None) -> str | None:
         return None
     if math.isnan(delta.stderr):
         return "error unknown"
-    return ("better" if delta.value > 0 else "worse") if delta.clear else "no difference seen"
+    low, high = interval(delta)  # of this row alone: Holm's correction needs the finished table, which study.json holds
+    if low is None or high is None or low <= 0.0 <= high:
+        return "no difference seen"
+    return "better" if delta.value > 0 else "worse"
 
 
 def _mean(values: Iterable[Any]) -> float | None:
