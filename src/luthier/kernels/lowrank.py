@@ -119,14 +119,7 @@ class _LowRankLinears(torch.autograd.Function):
             F.linear(x_TK, weight, None if bias is None else bias.to(x.dtype))
             for weight, bias in zip(weights, biases, strict=True)
         ]
-        ctx.native = native_lowrank.fits(low_TK, lora_a, lora_b)
-        if ctx.native:
-            low_TK = low_TK.contiguous()
-            s_TR = native_lowrank.add(low_TK, out, _stacked(lora_a), lora_b, scalings)
-        else:
-            s_TR = low_TK @ _stacked(lora_a).to(x.dtype).T
-            for y_TN, s_Tr, b, scaling in zip(out, _split(s_TR, lora_b), lora_b, scalings, strict=True):
-                y_TN.addmm_(s_Tr, b.to(x.dtype).T, alpha=scaling)
+        s_TR = add_updates(low_TK, out, lora_a, lora_b, scalings)
         ctx.save_for_backward(low_TK, s_TR, *tensors)
         ctx.scalings, ctx.shape, ctx.same = scalings, x.shape, low is None
         return tuple(y_TN.view(*x.shape[:-1], y_TN.shape[-1]) for y_TN in out)  # not -1: an expert may get no token
@@ -145,10 +138,9 @@ class _LowRankLinears(torch.autograd.Function):
                 grad_x.addmm_(g, weight)
         grad_low = torch.zeros_like(low_TK) if wants_low else None
         to = grad_x if ctx.same else grad_low
-        gradients = native_lowrank.gradients if ctx.native else _gradients
-        grad_A, grads_b = gradients(low_TK, s_TR, grad_TN, to, _stacked(lora_a), lora_b, ctx.scalings)
+        grads_a, grads_b = update_gradients(low_TK, s_TR, grad_TN, to, lora_a, lora_b, ctx.scalings)
         found: list[torch.Tensor | None] = []
-        for i, grad_a in enumerate(_split(grad_A, lora_b, 0)):
+        for i, grad_a in enumerate(grads_a):
             _, wants_bias, wants_a, wants_b = wants[4 * i : 4 * i + 4]
             found += [
                 None,
@@ -159,22 +151,52 @@ class _LowRankLinears(torch.autograd.Function):
         return _shaped(grad_x, ctx.shape), _shaped(grad_low, ctx.shape), None, *found
 
 
-def _gradients(
+def add_updates(
+    x: torch.Tensor,
+    out: Sequence[torch.Tensor],
+    lora_a: Sequence[torch.Tensor],
+    lora_b: Sequence[torch.Tensor],
+    scalings: Sequence[float],
+) -> torch.Tensor:
+    """Add gamma (x A^T) B^T to each y [T, N] in place; give s = x A^T, [T, R]. By the C++ loops where they fit."""
+    if native_lowrank.fits(x, lora_a, lora_b):
+        return native_lowrank.add(x.contiguous(), out, _stacked(lora_a), lora_b, scalings)
+    s_TR = x @ _stacked(lora_a).to(x.dtype).T
+    for y_TN, s_Tr, b, scaling in zip(out, _split(s_TR, lora_b), lora_b, scalings, strict=True):
+        y_TN.addmm_(s_Tr, b.to(x.dtype).T, alpha=scaling)
+    return s_TR
+
+
+def update_gradients(
     x: torch.Tensor,
     s: torch.Tensor,
     grads: Sequence[torch.Tensor],
     grad_x: torch.Tensor | None,
-    lora_a: torch.Tensor,
+    lora_a: Sequence[torch.Tensor],
     lora_b: Sequence[torch.Tensor],
     scalings: Sequence[float],
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """What :func:`luthier.kernels.native_lowrank.gradients` gives, by PyTorch's products, in x's type."""
+) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+    """Add gamma dY B A of each part to grad_x [T, K] in place, where there is one; give each dA and each dB.
+
+    Args:
+        x: [T, K], as :func:`add_updates` had it.
+        s: What that gave.
+        grads: dY of each part, [T, N].
+        grad_x: What to add to, or None.
+        lora_a: Each A.
+        lora_b: Each B.
+        scalings: Each gamma.
+    """
+    a_RK = _stacked(lora_a)
+    if native_lowrank.fits(x, lora_a, lora_b):
+        grad_A, grads_b = native_lowrank.gradients(x.contiguous(), s, grads, grad_x, a_RK, lora_b, scalings)
+        return _split(grad_A, lora_b, 0), grads_b
     found = zip(grads, lora_b, scalings, strict=True)
-    ds = torch.cat([(grad @ b.to(x.dtype)).mul_(scaling) for grad, b, scaling in found], 1)
+    ds_TR = torch.cat([(grad @ b.to(x.dtype)).mul_(scaling) for grad, b, scaling in found], 1)
     if grad_x is not None:
-        grad_x.addmm_(ds, lora_a.to(x.dtype))
+        grad_x.addmm_(ds_TR, a_RK.to(x.dtype))
     parts = zip(grads, _split(s, lora_b), scalings, strict=True)
-    return ds.T @ x, [(grad.T @ s_Tr).mul_(scaling) for grad, s_Tr, scaling in parts]
+    return _split(ds_TR.T @ x, lora_b, 0), [(grad.T @ s_Tr).mul_(scaling) for grad, s_Tr, scaling in parts]
 
 
 def _shaped(x: torch.Tensor | None, shape: torch.Size) -> torch.Tensor | None:

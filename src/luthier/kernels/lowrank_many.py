@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
+from luthier.kernels.lowrank import add_updates, update_gradients
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -107,8 +109,7 @@ class _ManyLowRankLinear(torch.autograd.Function):
                 own += part.bias.to(x.dtype)
             s = None
             if part.a is not None and part.b is not None:
-                s = _low(x_TK, part) @ part.a.to(x.dtype).T
-                own.addmm_(s, part.b.to(x.dtype).T, alpha=part.scaling)
+                s = add_updates(_low(x_TK, part), [own], [part.a], [part.b], [part.scaling])
             kept.append(s)
         ctx.save_for_backward(x_TK, weight, *flat, *kept, *(part.noise for part in parts))
         # Tensors are kept through autograd alone, so that their memory goes with the graph; here numbers only.
@@ -133,13 +134,16 @@ class _ManyLowRankLinear(torch.autograd.Function):
             if a is None or b is None or s is None:
                 continue
             part = Part(start=start, stop=stop, a=a, b=b, scaling=scaling, noise=noises[place])
-            ds = (own @ b.to(grad.dtype)).mul_(scaling)
+            to = None if grad_x is None else grad_x[start:stop]
+            if to is not None and part.noise is not None:
+                to = torch.zeros_like(to)  # ds A goes through the dropout first
+            (grad_a,), (grad_b,) = update_gradients(_low(x_TK, part), s, [own], to, [a], [b], [scaling])
+            if grad_x is not None and to is not None and part.noise is not None:
+                grad_x[start:stop] += to.mul_(part.noise)
             if wants[3 * place]:
-                grads[3 * place] = (ds.T @ _low(x_TK, part)).to(a.dtype)
+                grads[3 * place] = grad_a.to(a.dtype)
             if wants[3 * place + 1]:
-                grads[3 * place + 1] = (own.T @ s).mul_(scaling).to(b.dtype)
-            if grad_x is not None:
-                _add_input_gradient(grad_x[start:stop], ds, part)
+                grads[3 * place + 1] = grad_b.to(b.dtype)
         return (None if grad_x is None else grad_x.view(ctx.shape), None, None, None, *grads)
 
 
@@ -147,13 +151,3 @@ def _low(x_TK: torch.Tensor, part: Part) -> torch.Tensor:
     """What enters an adapter's branch."""
     own = x_TK[part.start : part.stop]
     return own if part.noise is None else own * part.noise
-
-
-def _add_input_gradient(grad_x: torch.Tensor, ds: torch.Tensor, part: Part) -> None:
-    """Add ds A, through the dropout where there is one, in place."""
-    assert part.a is not None
-    a = part.a.to(ds.dtype)
-    if part.noise is None:
-        grad_x.addmm_(ds, a)
-    else:
-        grad_x.add_((ds @ a).mul_(part.noise))
