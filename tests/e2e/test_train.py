@@ -115,7 +115,7 @@ def test_what_a_run_leaves(recipe, alpaca_file, tmp_path):
     result = luthier.train(recipe(data=data, train=train))
     folder = result.folder
     assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {
-        "recipe.yaml", "metrics.jsonl", "ledger.json", "summary.json", "checkpoints", "model",
+        "recipe.yaml", "metrics.jsonl", "ledger.json", "summary.json", "process.json", "checkpoints", "model",
     }  # fmt: skip
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"step-4", "step-6"}
     ledgers = json.loads((folder / "ledger.json").read_text())

@@ -32,6 +32,7 @@ def study(tiny_llama, alpaca_file, tmp_path):
         "evaluate": str(tmp_path / "mine.jsonl"),
         "include_base": False,
         "seeds": [0, 1],
+        "together": False,  # `trained` counts runs that train alone
         "output_dir": str(tmp_path / "study"),
     }
 

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from luthier.engine import loop
+from luthier.engine import cohort, loop
 from luthier.engine.presence import ask_to_stop
 from luthier.study import compare
 from luthier.web.gather import gather
 
 
 @pytest.mark.slow
-def test_one_run_is_stopped_and_the_study_goes_on(tiny_llama, alpaca_file, tmp_path, monkeypatch):
+@pytest.mark.parametrize("together", [False, True])
+def test_one_run_is_stopped_and_the_study_goes_on(tiny_llama, alpaca_file, tmp_path, monkeypatch, together):
     (tmp_path / "mine.jsonl").write_text(json.dumps({"prompt": "1+1?", "answer": "2"}) + "\n", "utf-8")
     study = {
         "base": {
@@ -25,17 +26,26 @@ def test_one_run_is_stopped_and_the_study_goes_on(tiny_llama, alpaca_file, tmp_p
         },
         "variants": {"r2": {"method.r": 2}, "r4": {"method.r": 4}, "r8": {"method.r": 8}},
         "evaluate": str(tmp_path / "mine.jsonl"),
+        "together": together,
         "output_dir": str(tmp_path / "study"),
     }
-    original = loop._one_step
+    step, update = loop._one_step, cohort.update
 
     def one_step(work, state):
-        original(work, state)
+        step(work, state)
+        ask(work)
+
+    def shared_step(work, *rest):
+        update(work, *rest)
+        ask(work)
+
+    def ask(work):
         if "r4" in Path(work.folder).parts:
             ask_to_stop(work.folder)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_one_step", one_step)
+        patch.setattr(cohort, "update", shared_step)
         result = compare(study)
     assert [run.variant for run in result.failed] == ["r4"]
     assert "stopped after step 1 of 3, which is saved" in result.failed[0].error
