@@ -13,6 +13,7 @@ import pytest
 from tests.runs import bits, recipe_file, start, tree
 
 import luthier
+from luthier.cli import _stoppable
 from luthier.core.errors import Interrupted
 from luthier.engine import checkpoint, loop
 
@@ -100,6 +101,24 @@ def test_before_training(recipe, tmp_path, sent):
     assert process.returncode == 130, err
     assert err.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in err
+
+
+class Last:
+    """Ctrl-C arrives while it is taken down."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+
+
+def test_in_a_finaliser_it_is_not_lost():
+    def dropped():
+        last = Last()
+        del last
+        time.sleep(5)
+
+    with pytest.raises(Interrupted), _stoppable():
+        dropped()
 
 
 @pytest.fixture

@@ -73,12 +73,25 @@ def _stoppable() -> Iterator[None]:
         Interrupted: One of them arrived.
     """
     main_thread = threading.current_thread() is threading.main_thread()  # elsewhere Python allows no handlers
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler) if main_thread else None
+    before, hook = (
+        signal.signal(signal.SIGTERM, signal.default_int_handler) if main_thread else None,
+        sys.unraisablehook,
+    )
+
+    def ask_again(swallowed: sys.UnraisableHookArgs) -> None:
+        """Python drops what is raised in a finaliser, also a Ctrl-C (seen while packages were imported)."""
+        if issubclass(swallowed.exc_type, KeyboardInterrupt):
+            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+        else:
+            hook(swallowed)
+
     try:
+        sys.unraisablehook = ask_again
         yield
     except KeyboardInterrupt:
         raise Interrupted("luthier", "stopped", fix="the same command begins again") from None
     finally:
+        sys.unraisablehook = hook
         if main_thread:
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
