@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Work until there is no more."""
+    # A study in the background of a script ignores Ctrl-C, and what it starts inherits that; here SIGINT comes from the
+    # study alone, which passes on whatever stops it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     out = Connection(int(sys.argv[1]), readable=False)
     jobs: queue.Queue[Any] = queue.Queue()
     busy = threading.Event()

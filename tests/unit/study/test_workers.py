@@ -46,13 +46,21 @@ def _wait(condition, what):
         time.sleep(0.05)
 
 
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM])
+def sent(request):
+    """What stops a study; SIGTERM where it ignores SIGINT, as in the background of a script."""
+    return request.param
+
+
 @pytest.fixture
-def started(study, tmp_path):
+def started(study, tmp_path, sent):
     """`luthier compare` in a process of its own, two runs under way."""
     study["base"]["train"]["max_steps"] = 100_000
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
-    code = f"from luthier.study import runner; runner.places = lambda *_: 2; runner.compare({str(file)!r}, say=print)"
+    ignore = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); " if sent == signal.SIGTERM else ""
+    code = f"{ignore}from luthier.study import runner; runner.places = lambda *_: 2; "
+    code += f"runner.compare({str(file)!r}, say=print)"
     process = subprocess.Popen([sys.executable, "-u", "-c", code], stderr=subprocess.PIPE, text=True)
     logs = [Path(study["output_dir"]) / "runs" / name / "seed-0" / "metrics.jsonl" for name in ("r2", "r3")]
     try:
@@ -122,8 +130,8 @@ def test_a_killed_worker_costs_its_run_alone(study, monkeypatch):
     assert sorted(made) == [["long"], ["long", "r2"], ["r2"], ["r3"]], "what was left of a group runs alone"
 
 
-def test_a_stop_saves_the_runs_under_way(study, started):
-    started.send_signal(signal.SIGINT)
+def test_a_stop_saves_the_runs_under_way(study, started, sent):
+    started.send_signal(sent)
     _, said = started.communicate(timeout=PATIENCE)
     assert "0 of 3 runs are done and kept" in said, said
     folder = Path(study["output_dir"]) / "runs"
@@ -133,6 +141,7 @@ def test_a_stop_saves_the_runs_under_way(study, started):
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("sent", [signal.SIGINT])
 def test_workers_do_not_outlive_a_killed_study(study, started):
     mine = _worker_processes()
     assert len(mine) == 2
