@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -149,3 +150,10 @@ def _alpaca_rows() -> list[dict[str, str]]:
     rows += [(f"What is {a} plus {a + 3}?", "", str(2 * a + 3)) for a in range(2, 10)]
     rows += [("Make it a question.", f"You like {word} days.", f"Do you like {word} days?") for word, _ in words]
     return [dict(zip(("instruction", "input", "output"), row, strict=True)) for row in rows + told]
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C and hang-ups: under nohup, or in the background of a script, they are ignored, and children inherit it."""
+    for number in (signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

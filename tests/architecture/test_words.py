@@ -47,6 +47,6 @@ def test_the_pattern_finds(line):
     assert FORBIDDEN.search(line.replace("|", ""))
 
 
-@pytest.mark.parametrize("line", ["a/work/b", "frame/root/x", "the root/of", "pip install luthier", "~/work/x"])
+@pytest.mark.parametrize("line", ["a/wo|rk/b", "frame/ro|ot/x", "the root/of", "pip install luthier", "~/wo|rk/x"])
 def test_the_pattern_leaves_alone(line):
-    assert not FORBIDDEN.search(line)
+    assert not FORBIDDEN.search(line.replace("|", ""))
