@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -74,12 +74,48 @@ class Loss:
 
 
 class Objective(Protocol):
-    """A bound objective: pure functions of log-probabilities."""
+    """A bound objective: pure functions of what the model says of a forest.
+
+    Its module (`objectives/x.py`) may define, for what happens before it is bound:
+
+        JUDGED = True         its rows are judged answers (`core.types.Judged`): preference pairs, ranked lists, labels
+        TASK = "SEQ_CLS"      the model ends in a head of values instead of words, and `outputs` are values [N]
+        MISMATCHED = True     each tree gets another row's answer as one more child, with grade NaN (KTO's KL)
+
+    Attributes:
+        reference: Whether the forest must say what the reference model says (`Forest.reference`).
+        loss_at_start: The loss where the policy is the reference still, or None where that is not one number.
+    """
+
+    @property
+    def reference(self) -> bool:
+        """Whether it compares with a reference model."""
+        ...
+
+    @property
+    def loss_at_start(self) -> float | None:
+        """What `loss` is per unit while policy and reference are one."""
+        ...
 
     def units(self, forest: Forest) -> int:
         """By how much this micro-batch counts in the normalisation."""
         ...
 
-    def loss(self, logps: torch.Tensor, forest: Forest) -> Loss:
-        """The value over one micro-batch, from log-probabilities [S]."""
+    def loss(self, outputs: torch.Tensor, forest: Forest) -> Loss:
+        """The value over one micro-batch.
+
+        Args:
+            outputs: Log-probability of each scored token, [S]; for `TASK = "SEQ_CLS"` the value of each segment at
+                its last token, [N].
+            forest: The micro-batch.
+        """
+        ...
+
+
+@runtime_checkable
+class Gathering(Protocol):
+    """An objective whose loss needs numbers of the whole optimiser step (KTO's estimate of the KL)."""
+
+    def gather(self, outputs: torch.Tensor, forest: Forest) -> Mapping[str, torch.Tensor]:
+        """Sums over one micro-batch, without gradient; their totals over the step stand in `Forest.step` for `loss`."""
         ...

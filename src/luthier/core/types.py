@@ -55,6 +55,25 @@ class Text:
 
 
 Example = Conversation | Completion | Text
+Answer = tuple[Message, ...] | str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """A prompt and answers to it that were judged: a preference pair, a ranked list, or one answer with a label.
+
+    Attributes:
+        prompt: Messages that a chat template renders, or text as it stands.
+        answers: Each the messages that follow, ending with the assistant's, or text; all of the prompt's kind.
+        grades: Of each answer; the higher the better, and only the order counts. A pair has 1 and 0, a single answer 1
+            (desirable) or 0 (not).
+        scores: Of each answer, in the data's own unit, where the data has them: a pair's margin is their difference.
+    """
+
+    prompt: Answer
+    answers: tuple[Answer, ...]
+    grades: tuple[float, ...]
+    scores: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,10 +83,12 @@ class Segment:
     Attributes:
         ids: Token ids, int32 of shape [L].
         scored: Whether the log-probability of this token is wanted, bool of shape [L].
+        reference: What the reference model says of each scored token, float32; None where nobody asked it.
     """
 
     ids: npt.NDArray[np.int32]
     scored: npt.NDArray[np.bool_]
+    reference: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -82,12 +103,16 @@ class Tree:
     Attributes:
         segments: In topological order: a parent stands before its children.
         parents: Index of each segment's parent in ``segments``, -1 for a root.
+        grades: Of each segment that is a judged answer, as in :class:`Judged`; NaN for all others, empty for none.
+        scores: Likewise; empty where the data has none.
         adapter: Which adapter this tree trains (0 where there is one).
         row: ``source:number`` of the data row, for messages to the user.
     """
 
     segments: tuple[Segment, ...]
     parents: tuple[int, ...] = (-1,)
+    grades: tuple[float, ...] = field(default=(), compare=False)  # NaN is not equal to itself
+    scores: tuple[float, ...] = field(default=(), compare=False)
     adapter: int = 0
     row: str = field(default="", compare=False)
 

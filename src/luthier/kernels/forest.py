@@ -12,14 +12,15 @@ Shapes: T tokens, N segments, S scored tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from luthier.core.types import Tree
 
@@ -52,6 +53,10 @@ class Forest:
         score_target: The scored token's id, int64 [S].
         score_segment: The scored token's segment, int64 [S].
         rows: Data row of each tree, for messages.
+        grades: Of each segment that is a judged answer, NaN for all others; N numbers (`core.types.Judged`).
+        scores: Likewise, in the data's own unit; 0 where the data has none.
+        reference: What the reference model says of each scored token, float32 [S]; None where nobody asked it.
+        step: Sums over the whole optimiser step that an objective asked for (`core.trainable.Objective.gather`).
     """
 
     input_ids: torch.Tensor
@@ -64,6 +69,10 @@ class Forest:
     score_target: torch.Tensor
     score_segment: torch.Tensor
     rows: tuple[str, ...]
+    grades: tuple[float, ...] = ()
+    scores: tuple[float, ...] = ()
+    reference: torch.Tensor | None = None
+    step: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def num_tokens(self) -> int:
@@ -127,8 +136,9 @@ class Forest:
 
     def to(self, device: torch.device | str) -> Forest:
         """The same forest with its tensors on `device`."""
-        names = ("input_ids", "position_ids", "score_index", "score_target", "score_segment")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+        names = ("input_ids", "position_ids", "score_index", "score_target", "score_segment", "reference")
+        tensors = {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
+        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
 
 
 def plant(trees: Sequence[Tree]) -> Forest:
@@ -150,6 +160,9 @@ def plant(trees: Sequence[Tree]) -> Forest:
         ([0, 1, 2, 2], [0, 1, 1])
     """
     ids, positions, index, target, owner = [], [], [], [], []
+    grades: list[float] = []
+    scores: list[float] = []
+    references: list[np.ndarray | None] = []
     starts: list[int] = [0]
     parents: list[int] = []
     tree_of: list[int] = []
@@ -157,6 +170,8 @@ def plant(trees: Sequence[Tree]) -> Forest:
         first = len(parents)
         offsets: list[int] = []  # position of each segment's first token in its branch
         last: list[int] = []  # last token of the branch down to each segment, -1 for none: a segment may be empty
+        grades += tree.grades or [math.nan] * len(tree.segments)
+        scores += tree.scores or [0.0] * len(tree.segments)
         for segment, parent in zip(tree.segments, tree.parents, strict=True):
             start = starts[-1]
             offset = 0 if parent < 0 else offsets[parent] + len(tree.segments[parent])
@@ -164,8 +179,12 @@ def plant(trees: Sequence[Tree]) -> Forest:
             offsets.append(offset)
             last.append(start + len(segment) - 1 if len(segment) else before)
             scored = np.flatnonzero(segment.scored)
+            reference = segment.reference
             if before < 0:
+                reference = reference[scored > 0] if reference is not None else None
                 scored = scored[scored > 0]
+            if len(scored):
+                references.append(reference)
             index.append(np.where(scored > 0, start + scored - 1, before))
             target.append(segment.ids[scored])
             owner.append(np.full(len(scored), len(parents)))
@@ -185,7 +204,43 @@ def plant(trees: Sequence[Tree]) -> Forest:
         score_target=_int64(target),
         score_segment=_int64(owner),
         rows=tuple(tree.row for tree in trees),
+        grades=tuple(grades),
+        scores=tuple(scores),
+        reference=_joined(references),
     )
+
+
+def unshared(tree: Tree) -> Tree:
+    """The same branches with every prompt once for each of its answers, as other trainers lay them out.
+
+    Args:
+        tree: Roots and their children; deeper ones are not laid out so.
+
+    Example:
+        >>> import numpy as np
+        >>> from luthier.core.types import Segment, Tree
+        >>> one = Segment(ids=np.array([5], np.int32), scored=np.array([True]))
+        >>> unshared(Tree(segments=(one, one, one), parents=(-1, 0, 0), grades=(math.nan, 1.0, 0.0))).parents
+        (-1, 0, -1, 2)
+    """
+    leaves = [place for place, parent in enumerate(tree.parents) if parent >= 0]
+    order = [place for leaf in leaves for place in (tree.parents[leaf], leaf)]
+    return replace(
+        tree,
+        segments=tuple(tree.segments[place] for place in order),
+        parents=tuple(place - 1 if place % 2 else -1 for place in range(len(order))),
+        grades=tuple(tree.grades[place] for place in order) if tree.grades else (),
+        scores=tuple(tree.scores[place] for place in order) if tree.scores else (),
+    )
+
+
+def _joined(references: list[np.ndarray | None]) -> torch.Tensor | None:
+    known = [reference for reference in references if reference is not None]
+    if not known:
+        return None
+    if len(known) < len(references):
+        raise ValueError("some trees of a forest know what the reference says of them, and some do not")
+    return torch.from_numpy(np.concatenate(known).astype(np.float32))
 
 
 def _int64(parts: list[np.ndarray]) -> torch.Tensor:

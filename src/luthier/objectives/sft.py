@@ -31,14 +31,16 @@ class Sft:
     """
 
     config: Config
+    reference: bool = False
+    loss_at_start: float | None = None
 
     def units(self, forest: Forest) -> int:
         """Scored tokens."""
         return forest.num_scored
 
-    def loss(self, logps: torch.Tensor, forest: Forest) -> Loss:  # noqa: ARG002 - other objectives read the forest
+    def loss(self, outputs: torch.Tensor, forest: Forest) -> Loss:  # noqa: ARG002 - other objectives read the forest
         """Minus the sum of log-probabilities [S]."""
-        return Loss(total=-logps.sum(), metrics={})
+        return Loss(total=-outputs.sum(), metrics={})
 
 
 def bind(config: Config) -> Sft:
