@@ -9,13 +9,11 @@ the folder that a run alone would write, so it is resumed, evaluated and compare
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from luthier.core import registry
 from luthier.core.errors import Interrupted, LuthierError, ModelError, RecipeError, RunStopped
 from luthier.engine import folder as run_folder
 from luthier.engine import machine
@@ -25,12 +23,14 @@ from luthier.engine.loop import fit
 from luthier.engine.memory import SHARE, fit_memory, free_bytes, need
 from luthier.engine.precision import pick_device, pick_dtype, routed_float32
 from luthier.engine.regional import decoder_layers
+from luthier.engine.rows import read_rows
 from luthier.engine.summary import summarise
 from luthier.models.draws import Draws
 from luthier.models.probe_many import prove_side_by_side, shares_passes
 from luthier.models.side_by_side import SideBySide, member_of
 from luthier.models.threads import fitting_threads
-from luthier.run import RunResult, apply_method, close_run, load_base, open_run, read_rows, train
+from luthier.recipe.sharing import base_of, why_alone
+from luthier.run import RunResult, apply_method, close_run, load_base, open_run, train
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from luthier.core.trainable import Trainable
+    from luthier.engine.rows import Rows
     from luthier.engine.work import Work
     from luthier.recipe import Recipe, Resolved
-    from luthier.run import Rows
 
     Say = Callable[[str], None]
 
@@ -90,23 +90,6 @@ class _Given:
     base: Any
     say: Say
     callbacks: Sequence[str]
-
-
-def why_alone(recipe: Recipe) -> str | None:
-    """Why a run cannot share its base with others, or None."""
-    method = registry.get("methods", recipe.method["name"])
-    if not getattr(method, "SHARES_BASE", False):
-        return f"method {recipe.method['name']} trains the base itself"
-    if recipe.train.torch_compile:
-        return "train.torch_compile is on"
-    if recipe.train.gradient_checkpointing is True:
-        return "train.gradient_checkpointing is on"
-    return None
-
-
-def base_of(recipe: Recipe) -> str:
-    """What two runs must have in common to share a base, as one word: the model, and in which numbers."""
-    return json.dumps(recipe.model.model_dump(mode="json", exclude={"adapter_name_or_path"}), sort_keys=True)
 
 
 def train_together(

@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from luthier.core import registry
-from luthier.core.errors import ModelError, RecipeError, RunFailed
-from luthier.data import Batches, eval_batches, prepare
+from luthier.core.errors import ModelError, RunFailed
+from luthier.data import eval_batches
 from luthier.engine import folder as run_folder
 from luthier.engine import machine
 from luthier.engine._callback import make_watchers
 from luthier.engine.loop import Work, fit
 from luthier.engine.memory import fit_memory
 from luthier.engine.precision import pick_device, pick_dtype, routed_float32
+from luthier.engine.reference import Asked, check_start, settle
 from luthier.engine.regional import compile_layers
+from luthier.engine.rows import Rows, read_rows
 from luthier.engine.schedule import warmup_steps
 from luthier.engine.summary import summarise
 from luthier.export.adapter import fill_adapter, load_adapter
@@ -41,8 +43,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from luthier.core.trainable import Objective, Trainable
-    from luthier.data import Prepared
+    from luthier.data.reference import RowSource
     from luthier.engine._callback import Callback
+    from luthier.engine.reference import Refer
 
     Say = Callable[[str], None]
 
@@ -64,16 +67,6 @@ class RunResult:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     trainable: Trainable
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rows:
-    """What is trained on."""
-
-    tokenizer: PreTrainedTokenizerBase
-    train: Prepared
-    held_out: Prepared | None
-    batches: Batches
 
 
 def train(
@@ -111,10 +104,10 @@ def train(
         with routed_float32(pick_device().type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
             model, trainable = _build(recipe, say)
             fit_memory(recipe, trainable, rows.batches.largest(), say)
-            work = open_run(resolved, rows, trainable, resume=resume, callbacks=watchers, say=say)
-            machine.reset_peak()
             with fitting_threads(model) as threads, machine.kept_pages():
                 say(machine.where(model.device, threads))
+                work = open_run(resolved, rows, trainable, resume=resume, callbacks=watchers, say=say)
+                machine.reset_peak()
                 progress = fit(work, resume=resume)
                 summary = summarise(resolved, progress, trainable)
         return close_run(work, rows, summary)
@@ -126,6 +119,10 @@ def open_run(
     """Write what a run begins with into its folder, and give what the loop needs."""
     recipe, folder = resolved.recipe, Path(resolved.recipe.output_dir)
     objective = _bind(recipe)
+    held_out: RowSource | None = rows.held_out.rows if rows.held_out else None
+    refer = None
+    if objective.reference:  # before anything is written or trained: what it says is of the policy's first state
+        refer, held_out = _refer(recipe, rows, trainable, objective, say)
     if not resume or not (folder / "recipe.yaml").exists():
         run_folder.clear(folder)
     run_folder.write_text(folder / "recipe.yaml", resolved.to_yaml())
@@ -137,12 +134,33 @@ def open_run(
         objective=objective,
         total_steps=rows.batches.total_steps,
         batches=rows.batches.step,
-        eval_batches=eval_batches(rows.held_out.rows, recipe.data, recipe.train) if rows.held_out else (),
+        eval_batches=() if held_out is None else eval_batches(held_out, recipe.data, recipe.train),
+        refer=refer,
         folder=folder,
         data=rows.train.digest(),
         callbacks=callbacks,
         say=say,
     )
+
+
+def _refer(
+    recipe: Recipe, rows: Rows, trainable: Trainable, objective: Objective, say: Say
+) -> tuple[Refer | None, RowSource | None]:
+    """Settle what the reference is and where its words come from, and prove that the run starts from it."""
+    want = Asked(
+        reference=recipe.objective["reference"],
+        precompute=recipe.objective["precompute_ref_log_probs"],
+        adapter=recipe.model.adapter_name_or_path is not None,
+        method=recipe.method["name"],
+        digests={"train": rows.train.digest(), "eval": rows.held_out.digest() if rows.held_out else ""},
+    )
+    refer, held_out = settle(want, trainable, rows, lambda folder: load(folder)[0], say)
+    if want.is_start:
+        apart = check_start(trainable, objective, rows.batches.step(0)[0], refer)
+        say(f"policy and reference are one before the first step (to {apart:.1e} nats a token)")
+    else:
+        say(f"the policy does not start as its reference ({want.reference}): its first margins are not 0")
+    return refer, held_out
 
 
 def close_run(work: Work, rows: Rows, summary: dict[str, Any]) -> RunResult:
@@ -230,24 +248,6 @@ def _load_adapted(path: Path, device: torch.device) -> tuple[PreTrainedModel, Pr
         where = f"adapter {origin.adapter}"
         raise ModelError(where, "no tokenizer, and none with its base", "tokenizer.json", "add it to the base")
     return model.to(device), tokenizer
-
-
-def read_rows(recipe: Recipe, say: Say) -> Rows:
-    """Read, render and check the data, and lay out the run's steps."""
-    model = recipe.model
-    tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision, model.trust_remote_code)
-    prepared = prepare(recipe.data, tokenizer, which="train", say=say)
-    held_out = prepare(recipe.data, tokenizer, which="eval", say=say) if recipe.data.eval else None
-    tokenizer.chat_template = prepared.chat_template or tokenizer.chat_template
-    batches = Batches(prepared.rows, recipe.data, recipe.train, recipe.seed)
-    if recipe.optim.warmup_steps > batches.total_steps:
-        raise RecipeError(
-            "optim.warmup_steps",
-            f"{recipe.optim.warmup_steps} steps of {batches.total_steps}",
-            "the warm-up is a part of the run",
-            "lower it, or use optim.warmup_ratio",
-        )
-    return Rows(tokenizer=tokenizer, train=prepared, held_out=held_out, batches=batches)
 
 
 def load_base(recipe: Recipe, say: Say) -> PreTrainedModel:

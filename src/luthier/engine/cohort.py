@@ -25,9 +25,9 @@ from luthier.engine.failures import memory_as_failure
 from luthier.engine.loop import begin, choose, evaluate, is_done, save, should_save, stopped, update
 from luthier.engine.presence import STOP
 from luthier.engine.signals import StopRequest
-from luthier.engine.step import Tally
+from luthier.engine.step import Tally, gathered, told
 from luthier.kernels.forest import plant
-from luthier.models import scored_logprobs
+from luthier.models import outputs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -202,7 +202,10 @@ class _Cohort:
         for place in places:
             with self._timed({place: 1.0}):
                 work = self.members[place].work
-                tallies[place] = Tally(work.objective, work.batches(self.states[place].progress.step))
+                tally = Tally(work.objective, work.batches(self.states[place].progress.step))
+                with self.members[place].draws:
+                    tally.forests = list(told(tally.forests, work.trainable.model, work.objective, work.refer))
+                tallies[place] = tally
         for group, number in _passes(tallies, most):
             tokens = {place: tallies[place].forests[number].num_tokens for place in group}
             total = sum(tokens.values())
@@ -217,7 +220,7 @@ class _Cohort:
             if len(group) == 1:
                 member, forest = self.members[group[0]], tallies[group[0]].forests[number].to(device)
                 stack.enter_context(member.draws)  # the backward pass may draw again, where layers are recomputed
-                parts = {group[0]: scored_logprobs(member.work.trainable.model, forest)}
+                parts = {group[0]: outputs(member.work.trainable.model, forest)}
             else:
                 trees = [replace(tree, adapter=place) for place in group for tree in tallies[place].trees[number]]
                 together = plant(trees)
@@ -225,8 +228,8 @@ class _Cohort:
                 parts = {place: logps[shares[place].scored] for place in group}
             totals = []
             for place, logps in parts.items():
-                tally = tallies[place]
-                loss = self.members[place].work.objective.loss(logps, tally.forests[number].to(device))
+                tally, objective = tallies[place], self.members[place].work.objective
+                loss = objective.loss(logps, gathered(objective, logps, tally.forests[number].to(device)))
                 tally.add(loss)
                 if loss.total.requires_grad:
                     totals.append(loss.total / tally.units)

@@ -116,7 +116,7 @@ def _restore(
 
 def _one_step(work: Work, state: State) -> None:
     wall, cpu = time.perf_counter(), time.process_time()
-    result = accumulate(work.trainable.model, work.objective, work.batches(state.progress.step))
+    result = accumulate(work.trainable.model, work.objective, work.batches(state.progress.step), work.refer)
     update(work, state, result, (time.perf_counter() - wall, time.process_time() - cpu))
 
 
@@ -182,7 +182,7 @@ def evaluate(work: Work, state: State) -> bool:
     last = progress.step == work.total_steps
     if not work.eval_batches or not (last or _due(progress.step, train.eval_steps)):
         return False
-    values = evaluate_loss(work.trainable.model, work.objective, work.eval_batches)
+    values = evaluate_loss(work.trainable.model, work.objective, work.eval_batches, work.refer)
     progress.evaluation = values
     record = {"step": progress.step, **{f"eval_{name}": value for name, value in values.items()}}
     metrics.append(work.folder, record)

@@ -4,19 +4,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from luthier.core.trainable import Gathering
 from luthier.kernels.forest import plant
-from luthier.models import scored_logprobs
+from luthier.models import outputs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from luthier.core.trainable import Loss, Objective
     from luthier.core.types import Tree
+    from luthier.kernels.forest import Forest
+
+    Refer = Callable[[Forest], Forest]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,12 @@ class StepResult:
         return self.sums["loss"] / self.units
 
 
-def accumulate(model: torch.nn.Module, objective: Objective, micro_batches: Sequence[Sequence[Tree]]) -> StepResult:
+def accumulate(
+    model: torch.nn.Module,
+    objective: Objective,
+    micro_batches: Sequence[Sequence[Tree]],
+    refer: Refer | None = None,
+) -> StepResult:
     """Add the gradient of one optimiser step to the parameters.
 
     With micro-batches m of loss sums L_m and units U_m the gradient is that of sum L_m / sum U_m: the units of the
@@ -56,16 +65,48 @@ def accumulate(model: torch.nn.Module, objective: Objective, micro_batches: Sequ
         model: With its method applied, in training mode.
         objective: Bound.
         micro_batches: Lists of trees; empty ones are passed over.
+        refer: Adds what the reference model says to a forest, where trees do not carry it.
     """
     tally = Tally(objective, micro_batches)
     device = next(model.parameters()).device
-    for forest in tally.forests:
+    for forest in told(tally.forests, model, objective, refer):
         placed = forest.to(device)
-        loss = objective.loss(scored_logprobs(model, placed), placed)
+        found = outputs(model, placed)
+        loss = objective.loss(found, gathered(objective, found, placed))
         if loss.total.requires_grad:  # a step whose trees score nothing has no gradient
             (loss.total / tally.units).backward()
         tally.add(loss)
     return tally.result()
+
+
+def told(
+    forests: Sequence[Forest], model: torch.nn.Module, objective: Objective, refer: Refer | None
+) -> Iterator[Forest]:
+    """The forests of a step with what their objective asks for besides: the reference's words, and the step's sums.
+
+    Sums over the whole step (`Gathering`) need the outputs of all micro-batches before the first loss: where there are
+    several, one more pass without gradient finds them.
+    """
+    device = next(model.parameters()).device
+    if not isinstance(objective, Gathering) or len(forests) < 2:
+        for forest in forests:
+            yield refer(forest.to(device)) if refer else forest
+        return
+    known = [refer(forest.to(device)) if refer else forest for forest in forests]
+    sums: dict[str, torch.Tensor] = {}
+    with torch.no_grad():
+        for forest in known:
+            placed = forest.to(device)
+            for name, value in objective.gather(outputs(model, placed), placed).items():
+                sums[name] = sums[name] + value if name in sums else value
+    yield from (replace(forest, step=sums) for forest in known)
+
+
+def gathered(objective: Objective, found: torch.Tensor, forest: Forest) -> Forest:
+    """A forest with its objective's sums, where it is the step's only one and nobody has made them yet."""
+    if forest.step or not isinstance(objective, Gathering):
+        return forest
+    return replace(forest, step=objective.gather(found.detach(), forest))
 
 
 class Tally:
@@ -111,8 +152,16 @@ class Tally:
 
 
 @torch.no_grad()
-def evaluate_loss(model: torch.nn.Module, objective: Objective, batches: Sequence[Sequence[Tree]]) -> dict[str, float]:
-    """The objective per unit over evaluation batches, without dropout: `{"loss": …}` and its metrics."""
+def evaluate_loss(
+    model: torch.nn.Module,
+    objective: Objective,
+    batches: Sequence[Sequence[Tree]],
+    refer: Refer | None = None,
+) -> dict[str, float]:
+    """The objective per unit over evaluation batches, without dropout: `{"loss": …}` and its metrics.
+
+    Sums that an objective asks for over a step (`Gathering`) are those of each batch here.
+    """
     was_training = model.training
     model.eval()
     try:
@@ -121,7 +170,9 @@ def evaluate_loss(model: torch.nn.Module, objective: Objective, batches: Sequenc
         device = next(model.parameters()).device
         for trees in batches:
             forest = plant(trees).to(device)
-            loss = objective.loss(scored_logprobs(model, forest), forest)
+            forest = refer(forest) if refer else forest
+            found = outputs(model, forest)
+            loss = objective.loss(found, gathered(objective, found, forest))
             units += objective.units(forest)
             for name, value in {"loss": loss.total, **loss.metrics}.items():
                 sums[name] = sums.get(name, 0.0) + float(value)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from luthier.core.types import Tree
     from luthier.engine._callback import Callback, Watchers
     from luthier.engine.precision import Masters
+    from luthier.kernels.forest import Forest
     from luthier.recipe import Recipe
 
 
@@ -68,6 +69,7 @@ class Work:
         total_steps: Steps of the whole run.
         batches: Step number -> its micro-batches; a pure function, so resuming needs no loader state.
         eval_batches: Evaluation batches, or none.
+        refer: Adds what the reference model says to a forest, where trees do not carry it.
         folder: The run's folder.
         data: Digest of the training rows: a run is resumed on the same ones only.
         callbacks: Who watches, by name.
@@ -80,6 +82,7 @@ class Work:
     total_steps: int
     batches: Callable[[int], Sequence[Sequence[Tree]]]
     eval_batches: Sequence[Sequence[Tree]] = ()
+    refer: Callable[[Forest], Forest] | None = None
     folder: Path
     data: str = ""
     callbacks: Mapping[str, Callback] = field(default_factory=dict)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from luthier.cohort import Asked, base_of, train_together, why_alone
+from luthier.cohort import Asked, train_together
 from luthier.core.errors import Interrupted
+from luthier.recipe.sharing import base_of, why_alone
 from luthier.study.memory import release, resident_bytes
 from luthier.study.one import Trained, one, untrained
 from luthier.study.record import begin

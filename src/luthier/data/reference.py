@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a reference model says of the rows' scored tokens, on disk: computed once, read by every run that asks the same.
+
+Rows are cut into groups in file order, whatever a run draws from them: the numbers of a row come from the same forward
+pass each time, so they have the same bits, whichever run was first. A group is there whole or not at all: its numbers
+are written and flushed before its mark.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from luthier.core.errors import DataError
+from luthier.core.home import home
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from luthier.core.types import Tree
+
+Ints = npt.NDArray[Any]
+
+
+class RowSource(Protocol):
+    """What batches draw from (`data.store.Rows`, or a wrapper around it)."""
+
+    lengths: Ints
+    scored: Ints
+    starts: Ints
+
+    def __len__(self) -> int: ...
+
+    def tree(self, row: int) -> Tree:
+        """Return one row."""
+
+
+def groups_of(lengths: Ints, most: int) -> Ints:
+    """Cut rows into groups of at most so many tokens, in file order; a longer row is a group of its own.
+
+    Args:
+        lengths: Tokens of each row.
+        most: Tokens of a group.
+
+    Returns:
+        First row of each group, and the number of rows; int64.
+
+    Example:
+        >>> groups_of(np.array([5, 4, 9, 2, 30, 1]), 10).tolist()
+        [0, 2, 3, 4, 5, 6]
+    """
+    starts, held = [0], 0
+    for row, length in enumerate(lengths.tolist()):
+        if held and held + length > most:
+            starts.append(row)
+            held = 0
+        held += length
+    return np.array([*starts, len(lengths)] if len(lengths) else [0], np.int64)
+
+
+class ReferenceStore:
+    """Log-probabilities of the reference, one float32 a scored token, in a folder of the cache.
+
+    Args:
+        facts: Everything that the numbers depend on: rows, weights, numbers of the pass, versions.
+        rows: Whose tokens these are.
+        most: Tokens of a group, see :func:`groups_of`.
+
+    Raises:
+        DataError: The cache cannot be written.
+    """
+
+    def __init__(self, facts: Mapping[str, str], rows: RowSource, most: int) -> None:
+        words = json.dumps({**facts, "group": most}, sort_keys=True)
+        self.folder = home() / "references" / hashlib.sha256(words.encode()).hexdigest()[:32]
+        self.groups = groups_of(rows.lengths, most)
+        self.ends = np.concatenate([[0], np.cumsum(rows.scored, dtype=np.int64)])  # scored tokens before each row
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._values = self._opened("logps.bin", 4 * int(self.ends[-1]))
+            self._marks = self._opened("done.bin", len(self.groups) - 1)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def missing(self, rows: Ints) -> list[int]:
+        """Groups that hold one of these rows and have no numbers yet."""
+        wanted = np.unique(np.searchsorted(self.groups, rows, side="right") - 1)
+        done = np.fromfile(self.folder / "done.bin", np.uint8)
+        return [int(group) for group in wanted if not done[group]]
+
+    def rows_of(self, group: int) -> range:
+        """The rows of a group."""
+        return range(int(self.groups[group]), int(self.groups[group + 1]))
+
+    def write(self, group: int, logps: npt.NDArray[np.float32]) -> None:
+        """Keep the numbers of one group.
+
+        Args:
+            group: Its place.
+            logps: Of all scored tokens of its rows, in their order.
+
+        Raises:
+            DataError: The disk is full, or not all tokens have a number.
+        """
+        rows = self.rows_of(group)
+        first, end = int(self.ends[rows.start]), int(self.ends[rows.stop])
+        if len(logps) != end - first or not np.isfinite(logps).all():
+            broken = "numbers that are not finite" if len(logps) == end - first else f"{len(logps)} numbers"
+            where = f"the reference's log-probabilities of rows {rows.start} to {rows.stop - 1}"
+            raise DataError(where, broken, f"{end - first} finite ones", "check the reference model")
+        try:
+            os.pwrite(self._values, np.ascontiguousarray(logps, np.float32).tobytes(), 4 * first)
+            os.fdatasync(self._values)
+            os.pwrite(self._marks, b"\x01", group)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def values(self, row: int) -> npt.NDArray[np.float32]:
+        """The numbers of one row, one a scored token."""
+        first, end = int(self.ends[row]), int(self.ends[row + 1])
+        return np.frombuffer(os.pread(self._values, 4 * (end - first), 4 * first), np.float32)
+
+    def _opened(self, name: str, size: int) -> int:
+        """Open a file of zeros, or one that is there; it is never made shorter."""
+        file = os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o644)
+        if os.fstat(file).st_size < size:
+            os.truncate(file, size)
+        return file
+
+    def _unwritable(self, error: OSError) -> DataError:
+        fix = "free some space, or set LUTHIER_HOME to a folder on another disk"
+        return DataError(f"cache {self.folder}", f"cannot be written ({error.strerror or error})", "", fix)
+
+    def __del__(self) -> None:
+        for name in ("_values", "_marks"):
+            if (file := self.__dict__.pop(name, None)) is not None:
+                os.close(file)
+
+
+class Referenced:
+    """Rows whose trees say what the reference says of them.
+
+    Args:
+        rows: As they are.
+        store: Has the numbers of every row that is asked for.
+    """
+
+    def __init__(self, rows: RowSource, store: ReferenceStore) -> None:
+        self.rows, self.store = rows, store
+        self.lengths, self.scored, self.starts = rows.lengths, rows.scored, rows.starts
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def tree(self, row: int) -> Tree:
+        """Return one row; its segments carry the reference's log-probabilities."""
+        tree = self.rows.tree(row)
+        ends = np.cumsum([np.count_nonzero(segment.scored) for segment in tree.segments])
+        parts = np.split(self.store.values(row), ends[:-1])
+        told = zip(tree.segments, parts, strict=True)
+        return replace(tree, segments=tuple(replace(segment, reference=part) for segment, part in told))

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which runs can share one copy of their base: told from their recipes alone."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from luthier.core import registry
+
+if TYPE_CHECKING:
+    from luthier.recipe.schema import Recipe
+
+
+def why_alone(recipe: Recipe) -> str | None:
+    """Why a run cannot share its base with others, or None."""
+    method = registry.get("methods", recipe.method["name"])
+    if not getattr(method, "SHARES_BASE", False):
+        return f"method {recipe.method['name']} trains the base itself"
+    objective = recipe.objective["name"]
+    if getattr(registry.get("objectives", objective), "TASK", "CAUSAL_LM") != "CAUSAL_LM":
+        return f"objective {objective} gives the model another head"
+    if recipe.train.torch_compile:
+        return "train.torch_compile is on"
+    if recipe.train.gradient_checkpointing is True:
+        return "train.gradient_checkpointing is on"
+    return None
+
+
+def base_of(recipe: Recipe) -> str:
+    """What two runs must have in common to share a base, as one word: the model, and in which numbers."""
+    return json.dumps(recipe.model.model_dump(mode="json", exclude={"adapter_name_or_path"}), sort_keys=True)
