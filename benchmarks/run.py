@@ -85,9 +85,9 @@ def one_round(folder: Path, args: argparse.Namespace, number: int) -> dict[str, 
 
 def one_side(words: list[str], folder: Path, args: argparse.Namespace, *more: str) -> dict[str, Any]:
     """Run one side in its own process and read the line it prints."""
-    command = [sys.executable, str(HERE / words[0]), *words[1:], *more]
+    command = [sys.executable, str(HERE / words[0]), *words[1:]]
     command += ["--model", str(folder / "model"), "--data", str(folder / "rows.jsonl")]
-    command += ["--output-dir", str(folder / "out"), "--steps", str(args.steps), "--warmup", str(args.warmup)]
+    command += ["--output-dir", str(folder / "out"), "--steps", str(args.steps), "--warmup", str(args.warmup), *more]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
