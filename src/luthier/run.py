@@ -236,8 +236,9 @@ def read_rows(recipe: Recipe, say: Say) -> Rows:
     """Read, render and check the data, and lay out the run's steps."""
     model = recipe.model
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision, model.trust_remote_code)
-    prepared = prepare(recipe.data, tokenizer, which="train", say=say)
-    held_out = prepare(recipe.data, tokenizer, which="eval", say=say) if recipe.data.eval else None
+    judged = bool(getattr(registry.get("objectives", recipe.objective["name"]), "JUDGED", False))
+    prepared = prepare(recipe.data, tokenizer, which="train", judged=judged, say=say)
+    held_out = prepare(recipe.data, tokenizer, which="eval", judged=judged, say=say) if recipe.data.eval else None
     tokenizer.chat_template = prepared.chat_template or tokenizer.chat_template
     batches = Batches(prepared.rows, recipe.data, recipe.train, recipe.seed)
     if recipe.optim.warmup_steps > batches.total_steps:
