@@ -153,7 +153,7 @@ def _alpaca_rows() -> list[dict[str, str]]:
 
 
 def pytest_configure() -> None:
-    """Hear Ctrl-C and hang-ups: under nohup, or in the background of a script, they are ignored, and children inherit it."""
+    """Hear Ctrl-C and hang-ups: under nohup or in a script's background they are ignored, and children inherit it."""
     for number in (signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from luthier.core.trainable import Objective, Trainable
-    from luthier.data.reference import RowSource
+    from luthier.data.rows import Drawn
     from luthier.engine._callback import Callback
     from luthier.engine.reference import Refer
 
@@ -119,8 +119,7 @@ def open_run(
     """Write what a run begins with into its folder, and give what the loop needs."""
     recipe, folder = resolved.recipe, Path(resolved.recipe.output_dir)
     objective = _bind(recipe)
-    held_out: RowSource | None = rows.held_out.rows if rows.held_out else None
-    refer = None
+    held_out, refer = rows.eval_rows, None
     if objective.reference:  # before anything is written or trained: what it says is of the policy's first state
         refer, held_out = _refer(recipe, rows, trainable, objective, say)
     if not resume or not (folder / "recipe.yaml").exists():
@@ -145,7 +144,7 @@ def open_run(
 
 def _refer(
     recipe: Recipe, rows: Rows, trainable: Trainable, objective: Objective, say: Say
-) -> tuple[Refer | None, RowSource | None]:
+) -> tuple[Refer | None, Drawn | None]:
     """Settle what the reference is and where its words come from, and prove that the run starts from it."""
     want = Asked(
         reference=recipe.objective["reference"],

@@ -7,6 +7,7 @@ The oracle is transformers alone in float64: padded batches, full logits, the pa
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -14,8 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from luthier.core import registry
-from luthier.core.types import Segment, Tree
-from luthier.data.branches import unshared
+from luthier.core.types import Segment, Tree, unshared
 from luthier.engine.reference import refer_in_step
 from luthier.engine.step import accumulate
 from luthier.methods import lora
@@ -98,7 +98,7 @@ def test_any_split_into_micro_batches(policy, name, cut):
     objective = bound(name)
     whole, wanted = gradients(policy, objective, [rows])
     ends = np.cumsum([0, *cut])
-    parts, found = gradients(policy, objective, [rows[a:b] for a, b in zip(ends, ends[1:], strict=False)])
+    parts, found = gradients(policy, objective, [rows[a:b] for a, b in pairwise(ends)])
     assert parts.units == whole.units
     assert parts.loss == pytest.approx(whole.loss, abs=1e-5)
     assert difference(wanted, found) <= 1e-5
@@ -106,7 +106,7 @@ def test_any_split_into_micro_batches(policy, name, cut):
 
 
 def padded_sums(trainable, rows, reference):
-    """Sum of log-probabilities and length of each answer by transformers alone, [pairs, 2] with the better one first."""
+    """Log-probability and length of each answer by transformers alone, [pairs, 2], the better one first."""
     model = trainable.model
     branches = []
     for tree in rows:

@@ -6,7 +6,7 @@ Shapes: L tokens of one segment.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -118,3 +118,34 @@ class Tree:
 
     def __len__(self) -> int:
         return sum(len(segment) for segment in self.segments)
+
+    @property
+    def num_scored(self) -> int:
+        """Tokens whose log-probability is wanted."""
+        return sum(int(segment.scored.sum()) for segment in self.segments)
+
+
+def unshared(tree: Tree) -> Tree:
+    """The same branches with every prompt once for each of its answers, as other trainers lay them out.
+
+    Args:
+        tree: Roots and their children; deeper ones are not laid out so. A tree without children stays as it is.
+
+    Example:
+        >>> import math
+        >>> import numpy as np
+        >>> one = Segment(ids=np.array([5], np.int32), scored=np.array([True]))
+        >>> unshared(Tree(segments=(one, one, one), parents=(-1, 0, 0), grades=(math.nan, 1.0, 0.0))).parents
+        (-1, 0, -1, 2)
+    """
+    leaves = [place for place, parent in enumerate(tree.parents) if parent >= 0]
+    if not leaves:
+        return tree
+    order = [place for leaf in leaves for place in (tree.parents[leaf], leaf)]
+    return replace(
+        tree,
+        segments=tuple(tree.segments[place] for place in order),
+        parents=tuple(place - 1 if place % 2 else -1 for place in range(len(order))),
+        grades=tuple(tree.grades[place] for place in order) if tree.grades else (),
+        scores=tuple(tree.scores[place] for place in order) if tree.scores else (),
+    )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from luthier.core import registry
 from luthier.core.errors import DataError, did_you_mean
@@ -13,15 +13,25 @@ from luthier.data.faults import RowFault, kind_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from luthier.core.types import Example
+    from luthier.core.types import Example, Judged
 
 KIND = "data.formats"
 
 #: Columns that say a row is for another objective: training on `messages` of a row with a `label` would also
 #: train on the answers labelled bad. A format that is named in the recipe is not held back by them.
 OTHER_OBJECTIVES = frozenset(
-    {"chosen", "rejected", "chosen_messages", "rejected_messages", "label", "labels", "response_j", "response_k"}
+    {
+        *("chosen", "rejected", "chosen_messages", "rejected_messages", "response_j", "response_k"),
+        *("label", "labels", "kto_tag"),
+    }
 )
+FOR = {
+    True: "preference objectives (dpo, orpo, kto, reward and the like), whose rows hold answers with a grade",
+    False: "objective sft, whose rows hold what is to be written",
+}
+
+
+Read: TypeAlias = "Example | Judged | tuple[Judged, ...]"
 
 
 class Format(Protocol):
@@ -30,6 +40,8 @@ class Format(Protocol):
     Attributes:
         COLUMNS: The format's own name of each column -> the other names it goes by.
         REQUIRED: The columns that must be there.
+
+    It may also define `JUDGED = True`: its rows are judged answers.
     """
 
     COLUMNS: Mapping[str, tuple[str, ...]]
@@ -38,8 +50,8 @@ class Format(Protocol):
     def matches(self, columns: frozenset[str]) -> bool:
         """Whether these column names are this format's, beyond doubt."""
 
-    def read(self, row: Mapping[str, Any], columns: Mapping[str, str]) -> Example:
-        """Turn one row into an example.
+    def read(self, row: Mapping[str, Any], columns: Mapping[str, str]) -> Read:
+        """Turn one row into an example, or into several where a row holds them (a tree of messages).
 
         Args:
             row: Column name in the file -> value.
@@ -58,13 +70,15 @@ class Reading:
         format: Key of the format.
         columns: The format's own name -> the name in the file, for the columns that are used.
         unused: Columns of the file that nothing reads.
+        judged: Whether its rows are judged answers.
         read: The format's reader.
     """
 
     format: str
     columns: dict[str, str]
     unused: tuple[str, ...]
-    read: Callable[[Mapping[str, Any], Mapping[str, str]], Example]
+    judged: bool
+    read: Callable[[Mapping[str, Any], Mapping[str, str]], Read]
 
 
 def told(columns: Mapping[str, tuple[str, ...]], present: frozenset[str]) -> dict[str, str]:
@@ -108,7 +122,13 @@ def text_of(row: Mapping[str, Any], columns: Mapping[str, str], name: str, *, re
 
 
 def choose(
-    where: str, name: str, renamed: Mapping[str, str], present: Sequence[str], refused_at: str = "data"
+    where: str,
+    name: str,
+    renamed: Mapping[str, str],
+    present: Sequence[str],
+    refused_at: str = "data",
+    *,
+    judged: bool | None = False,
 ) -> Reading:
     """Choose the format of a source.
 
@@ -118,9 +138,11 @@ def choose(
         renamed: The recipe's ``columns``: the format's own name -> the name in the file.
         present: Columns of the first rows, in their order.
         refused_at: The recipe key to name where ``name`` is unknown.
+        judged: Whether the objective takes judged answers; None takes either.
 
     Raises:
-        DataError: No format or more than one fits, or ``renamed`` names a column that is not there.
+        DataError: No format or more than one fits, its rows are for other objectives, or ``renamed`` names a column
+            that is not there.
     """
     for own, given in renamed.items():
         if given not in present:
@@ -128,8 +150,11 @@ def choose(
     back = {given: own for own, given in renamed.items()}
     # a column that goes by another one's name, as in {output: better} beside an `output`, is not used
     seen = frozenset(back.get(column, column) for column in present if column in back or column not in renamed)
-    key = _detect(where, seen, present) if name == "auto" else name
+    key = _detect(where, seen, present, judged) if name == "auto" else name
     entry = cast("Format", registry.get(KIND, key, f"{refused_at}.format"))
+    if judged is not None and _judged(entry) is not judged:
+        fix = "change objective:, or name another file or format"
+        raise DataError(where, f"rows of format {key} are for {FOR[not judged]}", f"here: {FOR[judged]}", fix)
     unknown = [own for own in renamed if own not in entry.COLUMNS]
     if unknown:
         hint = did_you_mean(unknown[0], entry.COLUMNS)
@@ -144,12 +169,17 @@ def choose(
             f"name it in the recipe, as in columns: {{{missing[0]}: {present[0] if present else '...'}}}",
         )
     unused = tuple(column for column in present if column not in columns.values())
-    return Reading(format=key, columns=columns, unused=unused, read=entry.read)
+    return Reading(format=key, columns=columns, unused=unused, judged=_judged(entry), read=entry.read)
 
 
-def _detect(where: str, seen: frozenset[str], present: Sequence[str]) -> str:
-    known = registry.entries(KIND)
-    fitting = [key for key in known if cast("Format", registry.get(KIND, key)).matches(seen)]
+def _judged(entry: Format) -> bool:
+    return bool(getattr(entry, "JUDGED", False))
+
+
+def _detect(where: str, seen: frozenset[str], present: Sequence[str], judged: bool | None) -> str:
+    entries = {key: cast("Format", registry.get(KIND, key)) for key in registry.entries(KIND)}
+    known = [key for key, entry in entries.items() if judged is None or _judged(entry) is judged]
+    fitting = [key for key in known if entries[key].matches(seen)]
     if len(fitting) == 1:
         return fitting[0]
     has = ", ".join(present) or "none"
@@ -158,8 +188,13 @@ def _detect(where: str, seen: frozenset[str], present: Sequence[str]) -> str:
             where, f"its columns ({has}) fit {' and '.join(fitting)}", fix="say which: add format: to the source"
         )
     fix = "say how to read it, as in {path: ..., format: alpaca, columns: {instruction: question}}"
-    if other := sorted(seen & OTHER_OBJECTIVES):
-        fix = f"{' and '.join(other)}: are these rows for another objective? If not, {fix}"
+    if judged:
+        fix = "say how to read it, as in {path: ..., format: preference, columns: {chosen: better, rejected: worse}}"
+    others = [key for key, entry in entries.items() if key not in known and entry.matches(seen)]
+    if others and judged is not None:
+        fix = f"as {' or '.join(others)} they are for {FOR[not judged]}: change objective:. If not, {fix}"
+    if not judged and (other := sorted(seen & OTHER_OBJECTIVES)):
+        fix = f"{' and '.join(other)}: are these rows for another objective? {'' if others else 'If not, '}{fix}"
     if where.endswith((".csv", ".tsv")):
         fix = f"does the file begin with a line of column names? If so, {fix}"
     raise DataError(

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from luthier.core.types import Completion, Conversation
+from luthier.core.types import Completion, Conversation, Judged
 from luthier.data import gate
+from luthier.data.branches import Grown, branches, grown
 from luthier.data.faults import RowFault
 from luthier.data.render import raw
 from luthier.data.template import no_template
@@ -80,7 +81,10 @@ def fill(
         return tokens
 
     for chunk, tokens in _one_ahead(tokenise, _chunks(context, parts, reading, account, max_rows)):
-        _write(context.data, chunk, tokens, account, writer)
+        if chunk.counts is None:
+            _write(context.data, chunk, tokens, account, writer)
+        else:
+            _write_judged(context, chunk, tokens, account, writer)
         now = time.monotonic()
         if now - said > SAID_EVERY:
             said = now
@@ -115,18 +119,33 @@ def fitted(item: Tokens, data: Data) -> Tokens | RowFault:
 
 @dataclass(frozen=True, kw_only=True)
 class _Chunk:
-    """Some thousand rows of one part, rendered."""
+    """Some thousand rows of one part, rendered.
+
+    Attributes:
+        part: Where they are from.
+        index: Its number.
+        numbers: Number of each row.
+        rows: What each row is.
+        counts: Examples of each row, one for each judged answer; None where each row is one example.
+        examples: What is rendered.
+        texts: What became of it.
+    """
 
     part: Part
     index: int
     numbers: Sequence[int]
+    rows: Sequence[Example | Judged]
+    counts: Sequence[int] | None
     examples: Sequence[Example]
     texts: Sequence[Rendered | RowFault]
 
     def look(self, tokens: Sequence[Tokens | RowFault]) -> gate.Look:
-        first = slice(gate.ROWS)
-        names = [f"{self.part.label}:{number}" for number in self.numbers[first]]
-        return gate.Look(rows=names, examples=self.examples[first], tokens=tokens[first])
+        many = self.counts or [1] * len(self.numbers)
+        some = sum(many[: gate.ROWS])
+        names = [f"{self.part.label}:{number}" for number in self.numbers]
+        if self.counts:
+            names = [f"{name}, answer {i}" for name, n in zip(names, many, strict=True) for i in range(1, n + 1)]
+        return gate.Look(rows=names[:some], examples=self.examples[:some], tokens=tokens[:some])
 
 
 def _chunks(
@@ -134,10 +153,16 @@ def _chunks(
 ) -> Iterator[_Chunk]:
     """Read and render the rows of all parts; faults go to the account."""
     for index, part in enumerate(parts):
-        rows = part.rows() if max_rows is None else islice(part.rows(), max(0, max_rows - account.read))
-        for numbers, examples in _examples(rows, part, reading, account):
+        every = part.rows() if max_rows is None else islice(part.rows(), max(0, max_rows - account.rows))
+        for numbers, rows in _examples(every, part, reading, account):
+            plain = [row for row in rows if not isinstance(row, Judged)]
+            apart = [branches(row) for row in rows if isinstance(row, Judged)]
+            examples = [branch for row in apart for branch in row] if apart else plain
+            counts = [len(row) for row in apart] if apart else None
             texts = render(context, examples)
-            yield _Chunk(part=part, index=index, numbers=numbers, examples=examples, texts=texts)
+            yield _Chunk(
+                part=part, index=index, numbers=numbers, rows=rows, counts=counts, examples=examples, texts=texts
+            )
 
 
 def _one_ahead(function: Callable[[_Chunk], T], chunks: Iterator[_Chunk]) -> Iterator[tuple[_Chunk, T]]:
@@ -158,24 +183,27 @@ def _one_ahead(function: Callable[[_Chunk], T], chunks: Iterator[_Chunk]) -> Ite
 
 def _examples(
     rows: Iterator[tuple[int, Any]], part: Part, reading: Reading, account: Account
-) -> Iterator[tuple[list[int], list[Example]]]:
-    """Turn rows into examples, some thousand at a time."""
+) -> Iterator[tuple[list[int], list[Example | Judged]]]:
+    """Turn rows into examples, some thousand at a time; a row may hold several."""
     numbers: list[int] = []
-    examples: list[Example] = []
+    examples: list[Example | Judged] = []
     size = 0
     for number, row in rows:
-        account.read += 1
+        account.rows += 1
         try:
             if isinstance(row, RowFault):
                 raise row
-            example = reading.read(row, reading.columns)
+            found = reading.read(row, reading.columns)
         except RowFault as fault:
+            account.read += 1
             account.refuse(f"{part.label}:{number}", fault)
             continue
-        numbers.append(number)
-        examples.append(example)
-        size += _characters(example)
-        if len(examples) == CHUNK_ROWS or size >= CHUNK_CHARACTERS:
+        some = found if isinstance(found, tuple) else (found,)
+        account.read += len(some)
+        numbers += [number] * len(some)
+        examples += some
+        size += sum(map(_characters, some))
+        if len(examples) >= CHUNK_ROWS or size >= CHUNK_CHARACTERS:
             yield numbers, examples
             numbers, examples, size = [], [], 0
     if examples:
@@ -201,7 +229,32 @@ def _write(data: Data, chunk: _Chunk, tokens: Sequence[Tokens | RowFault], accou
     writer.add(ids, scored, kept, chunk.index)
 
 
-def _characters(example: Example) -> int:
+def _write_judged(
+    context: Context, chunk: _Chunk, tokens: Sequence[Tokens | RowFault], account: Account, writer: Writer
+) -> None:
+    kept: list[Grown] = []
+    numbers = []
+    waiting = iter(tokens)
+    for number, judged, many in zip(chunk.numbers, chunk.rows, chunk.counts or (), strict=True):
+        assert isinstance(judged, Judged)
+        row = grown(judged, list(islice(waiting, many)), context.data, context.vocabulary.bos)
+        if isinstance(row, RowFault):
+            account.refuse(f"{chunk.part.label}:{number}", row)
+            continue
+        account.truncated += row.cut > 0
+        account.cut_tokens += row.cut
+        account.tokens += len(row.ids)
+        account.scored_tokens += int(np.count_nonzero(row.scored))
+        account.answers += many
+        kept.append(row)
+        numbers.append(number)
+    account.kept += len(kept)
+    writer.add([row.ids for row in kept], [row.scored for row in kept], numbers, chunk.index, judged=kept)
+
+
+def _characters(example: Example | Judged) -> int:
+    if isinstance(example, Judged):
+        return sum(map(_characters, branches(example)))
     if isinstance(example, Conversation):
         return sum(len(message.content) for message in example.messages)
     if isinstance(example, Completion):

@@ -40,9 +40,11 @@ class Account:
         format: How its rows were read.
         columns: The format's name of each column -> the name in the file.
         unused: Columns that nothing reads.
-        read: Rows met, good or bad.
-        kept: Rows that train.
-        truncated: Rows among the kept ones that were cut at ``max_length``.
+        rows: Rows met in the file.
+        read: Examples in them, good or bad: one a row, but for formats whose rows hold several.
+        kept: Examples that train.
+        answers: Judged answers of the kept examples; 0 where nothing is judged.
+        truncated: Examples among the kept ones that were cut at ``max_length``; judged ones at their prompt's start.
         tokens: Tokens of the kept rows.
         scored_tokens: Tokens among them whose log-probability is trained.
         cut_tokens: Tokens that truncation cut away.
@@ -54,8 +56,10 @@ class Account:
     format: str = ""
     columns: dict[str, str] = field(default_factory=dict)
     unused: list[str] = field(default_factory=list)
+    rows: int = 0
     read: int = 0
     kept: int = 0
+    answers: int = 0
     truncated: int = 0
     tokens: int = 0
     scored_tokens: int = 0
@@ -87,6 +91,13 @@ class Account:
             lines.append(f"{refusal.count:,} refused: {reason}{detail}: {rows}")
         return lines
 
+    def told_kept(self) -> str:
+        """Say what was kept: rows, their answers where they are judged, and tokens."""
+        things = "rows" if self.read == self.rows else f"examples in {self.rows:,} rows"
+        answers = f", {self.answers:,} answers" if self.answers else ""
+        kept = f"{self.kept:,} of {self.read:,} {things}{answers}"
+        return f"{kept}, {self.tokens:,} tokens, {self.scored_tokens:,} scored"
+
     def told(self) -> list[str]:
         """Say what was refused, what was cut, and what the token gate noted."""
         lines = self.told_refused()
@@ -110,7 +121,7 @@ class Ledger:
 
     def to_json(self) -> dict[str, Any]:
         """Return the ledger as it stands in ``ledger.json``, below its ``which``."""
-        keys = ("read", "kept", "truncated", "tokens", "scored_tokens", "cut_tokens")
+        keys = ("rows", "read", "kept", "answers", "truncated", "tokens", "scored_tokens", "cut_tokens")
         total = {key: sum(getattr(account, key) for account in self.accounts) for key in keys}
         total["refused"] = sum(account.refused_rows for account in self.accounts)
         return {"which": self.which, "sources": [asdict(account) for account in self.accounts], "total": total}

@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from luthier.core.errors import DataError
+from luthier.core.types import unshared
 from luthier.data.pack import Bins, best_fit, in_order
 
 if TYPE_CHECKING:
     from luthier.core.types import Tree
-    from luthier.data.store import Rows
+    from luthier.data.rows import Drawn
     from luthier.recipe.schema import Data, Train
 
 KEPT = 2  # epochs whose plan stays in memory
@@ -26,7 +27,7 @@ class Batches:
     """The training batches of a run.
 
     Each epoch draws its rows by the sources' weights, shuffles them, packs them, shuffles the bins and cuts them into
-    steps. The last step of an epoch may be smaller; nothing is dropped.
+    steps. The last step of an epoch may be smaller; nothing is dropped. Judged rows are not packed: each is an example.
 
     Args:
         rows: What to draw from.
@@ -35,14 +36,18 @@ class Batches:
         seed: With the epoch's number it decides everything.
 
     Attributes:
+        rows: What is drawn from. A wrapper that adds to the trees (what a reference says of them) may take its place at
+            any time; it must be a :class:`luthier.data.rows.Drawn` of the same rows in the same order.
         total_steps: Optimiser steps of the run.
 
     Raises:
         DataError: The weights leave no row in an epoch.
     """
 
-    def __init__(self, rows: Rows, data: Data, train: Train, seed: int) -> None:
-        self.rows, self.data, self.seed = rows, data, seed
+    def __init__(self, rows: Drawn, data: Data, train: Train, seed: int) -> None:
+        self.rows: Drawn = rows
+        self.data, self.seed = data, seed
+        self.packing = data.packing and not rows.judged
         self.micro = train.per_device_train_batch_size
         self.per_step = self.micro * train.gradient_accumulation_steps
         self.weights = [source.weight for source in data.train]
@@ -67,12 +72,24 @@ class Batches:
         """
         epoch, place = self._find(number)
         bins = self._plan(epoch)[place * self.per_step : (place + 1) * self.per_step]
-        return [_trees(self.rows, bins[at : at + self.micro]) for at in range(0, len(bins), self.micro)]
+        share = self.data.share_prompts
+        return [_trees(self.rows, bins[at : at + self.micro], share) for at in range(0, len(bins), self.micro)]
+
+    def visited(self) -> npt.NDArray[np.int64]:
+        """Return the rows that the steps of the run draw, sorted, each once: what a reference must be asked about."""
+        stop, partial = self._find(self.total_steps)
+        if stop and self._same_steps:  # every epoch draws all that it ever draws
+            return self._some(0)
+        found = [self._some(epoch) for epoch in range(stop)]
+        found += self._plan(stop)[: partial * self.per_step] if partial else []
+        return np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
 
     def largest(self) -> int:
         """Return the tokens of the largest micro-batch that can occur."""
         lengths = self.rows.lengths
-        if self.data.packing:
+        if self.rows.judged and not self.data.share_prompts:
+            lengths = lengths + self.rows.prompts * (self.rows.answers - 1)
+        if self.packing:
             return min(self.micro * self.data.max_length, int(lengths.sum()))
         return int(np.sort(lengths)[-self.micro :].sum())
 
@@ -115,16 +132,23 @@ class Batches:
         return self._plans[epoch]
 
     def _planned(self, epoch: int) -> Bins:
-        # Philox is counter-based: neighbouring (seed, epoch) keys give unrelated streams
-        random = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
+        random = self._random(epoch)
         drawn = self._drawn(random)
-        if not self.data.packing:
+        if not self.packing:
             return list((random.permutation(drawn) if self.data.shuffle else drawn).reshape(-1, 1))
         if not self.data.shuffle:
             return [drawn[places] for places in in_order(self.rows.lengths[drawn], self.data.max_length)]
         drawn = random.permutation(drawn)
         bins = best_fit(self.rows.lengths[drawn], self.data.max_length)
         return [drawn[bins[place]] for place in random.permutation(len(bins))]
+
+    def _some(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Return the rows of a whole epoch, sorted, each once."""
+        return np.unique(self._drawn(self._random(epoch)))
+
+    def _random(self, epoch: int) -> np.random.Generator:
+        # Philox is counter-based: neighbouring (seed, epoch) keys give unrelated streams
+        return np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
 
     def _drawn(self, random: np.random.Generator) -> npt.NDArray[np.int64]:
         """Draw the rows of an epoch: each source as often as its weight says, in file order."""
@@ -145,8 +169,9 @@ class Batches:
 class EvalBatches(Sequence[Sequence["Tree"]]):
     """Evaluation batches, made as they are asked for."""
 
-    def __init__(self, rows: Rows, bins: Bins, size: int) -> None:
-        self.rows, self.bins, self.size = rows, bins, size
+    def __init__(self, rows: Drawn, bins: Bins, size: int, *, share_prompts: bool = True) -> None:
+        self.rows: Drawn = rows
+        self.bins, self.size, self.share_prompts = bins, size, share_prompts
 
     def __len__(self) -> int:
         return -(-len(self.bins) // self.size)
@@ -160,24 +185,25 @@ class EvalBatches(Sequence[Sequence["Tree"]]):
             return [self[i] for i in range(*place.indices(len(self)))]
         if not 0 <= place < len(self):
             raise IndexError(place)
-        return _trees(self.rows, self.bins[place * self.size : (place + 1) * self.size])
+        return _trees(self.rows, self.bins[place * self.size : (place + 1) * self.size], self.share_prompts)
 
 
-def eval_batches(rows: Rows, data: Data, train: Train) -> EvalBatches:
-    """Return batches that hold every row once: packed best fit where ``data.packing``, else in order.
+def eval_batches(rows: Drawn, data: Data, train: Train) -> EvalBatches:
+    """Return batches that hold every row once: packed best fit where ``data.packing``, else (and judged rows) in order.
 
     Args:
         rows: What to evaluate on.
-        data: Packing and ``max_length``.
+        data: Packing, ``max_length`` and ``share_prompts``.
         train: ``per_device_eval_batch_size``.
     """
-    if data.packing:
+    if data.packing and not rows.judged:
         bins = [np.sort(places) for places in best_fit(rows.lengths, data.max_length)]
         bins.sort(key=lambda places: int(places[0]))
     else:
         bins = list(np.arange(len(rows), dtype=np.int64).reshape(-1, 1))
-    return EvalBatches(rows, bins, train.per_device_eval_batch_size)
+    return EvalBatches(rows, bins, train.per_device_eval_batch_size, share_prompts=data.share_prompts)
 
 
-def _trees(rows: Rows, bins: Bins) -> list[Tree]:
-    return [rows.tree(int(row)) for places in bins for row in places]
+def _trees(rows: Drawn, bins: Bins, share_prompts: bool) -> list[Tree]:
+    trees = [rows.tree(int(row)) for places in bins for row in places]
+    return trees if share_prompts else [unshared(tree) for tree in trees]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, RecipeError
 from luthier.core.home import home
 from luthier.data import ledger
 from luthier.data.columns import Reading, choose
@@ -22,8 +22,9 @@ from luthier.data.faults import RowFault
 from luthier.data.fill import Context, fill
 from luthier.data.ledger import Account, Ledger
 from luthier.data.render import Renderer
+from luthier.data.rows import Rows
 from luthier.data.source import Part, Say, locate
-from luthier.data.store import Rows, Store, Writer, whole
+from luthier.data.store import Store, Writer, whole
 from luthier.data.template import resolve
 from luthier.data.vocabulary import vocabulary
 
@@ -48,40 +49,49 @@ class Prepared:
     chat_template: str | None
 
     def digest(self) -> str:
-        """What a run trains on, in 16 digits: every token of every row, and which of them are scored."""
+        """What a run trains on, in 16 digits: every token of every row, which are scored, how they are judged."""
         found = hashlib.sha256()
         for store in self.rows.stores:
-            for array in (store.tokens, store.scored, store.offsets):
+            for array in (store.tokens, store.scored, store.offsets, *store.judged.values()):
                 found.update(np.ascontiguousarray(array).data)
         return found.hexdigest()[:16]
 
 
-def prepare(data: Data, tokenizer: Any, *, which: Literal["train", "eval"], say: Say = lambda _: None) -> Prepared:
+def prepare(
+    data: Data,
+    tokenizer: Any,
+    *,
+    which: Literal["train", "eval"],
+    judged: bool | None = None,
+    say: Say = lambda _: None,
+) -> Prepared:
     """Read, render and tokenise the rows of ``data.train`` or ``data.eval``, or take them from the cache.
 
     Args:
         data: That section of the recipe.
         tokenizer: A fast tokenizer of transformers.
         which: Which of the two.
+        judged: Whether the objective takes judged answers; None takes what the sources hold, all of one kind.
         say: Receives one line at a time about what happens.
 
     Raises:
         DataError: A source cannot be read, too many rows are refused, or the token gate finds a fault.
-        RecipeError: A format or template has an unknown name.
+        RecipeError: A format or template has an unknown name, or a key means nothing to such rows.
     """
     sources = data.train if which == "train" else data.eval
     if not sources:
         raise DataError(f"data.{which}", "no source", "a path, or a list of sources", f"add {which}: to data:")
+    if judged is not None:
+        _fitting(data, judged)
     context = open_context(data, tokenizer, say)
     if context.tokenizer.model_max_length < data.max_length:
         longest = context.tokenizer.model_max_length
         say(f"data.max_length is {data.max_length:,}, but the tokenizer's model_max_length is {longest:,}")
-    stores = [_stored(context, source, which) for source in sources]
+    stores = [_stored(context, source, which, judged) for source in sources]
     accounts = tuple(Account.from_json(store.about["account"]) for store in stores)
     ledger.check(accounts, data.refused_tolerance)
     for account in accounts:
-        kept = f"{account.kept:,} of {account.read:,} rows, {account.tokens:,} tokens, {account.scored_tokens:,} scored"
-        say("\n  ".join([f"{account.source}: {kept}", *account.told()]))
+        say("\n  ".join([f"{account.source}: {account.told_kept()}", *account.told()]))
     template = context.renderer.template.source if context.renderer else None
     return Prepared(rows=Rows(stores), ledger=Ledger(which=which, accounts=accounts), chat_template=template)
 
@@ -99,7 +109,26 @@ def open_context(data: Data, tokenizer: Any, say: Say) -> Context:
     return Context(data=data, tokenizer=tokenizer, vocabulary=words, renderer=renderer, say=say)
 
 
-def read_head(source: Source, parts: tuple[Part, ...], which: str) -> Reading:
+def _fitting(data: Data, judged: bool) -> None:
+    """Refuse keys that mean nothing to such rows.
+
+    Raises:
+        RecipeError: The message names the key.
+    """
+    if judged and data.loss_on == "all":
+        allowed = "assistant or last: an objective judges answers, not prompts"
+        raise RecipeError("data.loss_on", "'all' with judged answers", allowed, "remove data.loss_on")
+    if judged:
+        return
+    if data.max_prompt_length is not None:
+        allowed = "max_length alone: rows of this objective have no prompt apart from the rest"
+        raise RecipeError("data.max_prompt_length", f"{data.max_prompt_length}", allowed, "remove it")
+    if not data.share_prompts:
+        allowed = "true: rows of this objective have one answer each, and no prompt to share"
+        raise RecipeError("data.share_prompts", "false", allowed, "remove it")
+
+
+def read_head(source: Source, parts: tuple[Part, ...], which: str, judged: bool | None) -> Reading:
     """Choose the format from the columns of the first rows.
 
     Raises:
@@ -121,13 +150,15 @@ def read_head(source: Source, parts: tuple[Part, ...], which: str) -> Reading:
         raise DataError(f"{parts[0].label}:{number}", f"{fault}{many}", fix="mend or convert the file")
     if not good:
         raise DataError(parts[0].label, "it holds no rows", fix="give a file with rows")
-    return choose(source.path, source.format, source.columns, list(columns), f"data.{which}")
+    return choose(source.path, source.format, source.columns, list(columns), f"data.{which}", judged=judged)
 
 
-def _stored(context: Context, source: Source, which: str) -> Store:
+def _stored(context: Context, source: Source, which: str, judged: bool | None) -> Store:
     """Return the store of one source; make it where it is not in the cache."""
     parts = locate(source, which, context.say)
-    reading = read_head(source, parts, which)
+    reading = read_head(source, parts, which, judged)
+    if reading.judged:
+        _fitting(context.data, judged=True)
     columns = ", ".join(own if own == given else f"{own} = {given}" for own, given in reading.columns.items())
     unused = f"; not used: {', '.join(reading.unused)}" if reading.unused else ""
     context.say(f"{source.path}: format {reading.format} ({columns}){unused}")
@@ -135,7 +166,7 @@ def _stored(context: Context, source: Source, which: str) -> Store:
     if whole(folder):
         return Store(folder)
     account = Account(source=source.path, format=reading.format, columns=reading.columns, unused=list(reading.unused))
-    with Writer(folder) as writer:
+    with Writer(folder, judged=reading.judged) as writer:
         fill(context, parts, reading, account, writer, max_rows=source.max_rows)
         if not writer.rows:
             ledger.check([account], context.data.refused_tolerance)
@@ -150,7 +181,7 @@ def _key(context: Context, source: Source, parts: tuple[Part, ...], reading: Rea
         [_code(), inspect.getsource(inspect.getmodule(reading.read) or reading.read)],
         [[part.label, part.digest()] for part in parts],
         [source.path, source.max_rows, reading.format, reading.columns, template, context.vocabulary.digest],
-        [data.max_length, data.truncation, data.loss_on, data.system],
+        [data.max_length, data.max_prompt_length, data.truncation, data.loss_on, data.system],
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,24 +21,12 @@ from luthier.core.errors import DataError
 from luthier.core.home import home
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from luthier.core.types import Tree
+    from luthier.data.rows import Drawn
 
 Ints = npt.NDArray[Any]
-
-
-class RowSource(Protocol):
-    """What batches draw from (`data.store.Rows`, or a wrapper around it)."""
-
-    lengths: Ints
-    scored: Ints
-    starts: Ints
-
-    def __len__(self) -> int: ...
-
-    def tree(self, row: int) -> Tree:
-        """Return one row."""
 
 
 def groups_of(lengths: Ints, most: int) -> Ints:
@@ -67,6 +55,8 @@ def groups_of(lengths: Ints, most: int) -> Ints:
 class ReferenceStore:
     """Log-probabilities of the reference, one float32 a scored token, in a folder of the cache.
 
+    A row has a place for each token of its answers: which of them are scored, its tree tells.
+
     Args:
         facts: Everything that the numbers depend on: rows, weights, numbers of the pass, versions.
         rows: Whose tokens these are.
@@ -76,11 +66,11 @@ class ReferenceStore:
         DataError: The cache cannot be written.
     """
 
-    def __init__(self, facts: Mapping[str, str], rows: RowSource, most: int) -> None:
+    def __init__(self, facts: Mapping[str, str], rows: Drawn, most: int) -> None:
         words = json.dumps({**facts, "group": most}, sort_keys=True)
         self.folder = home() / "references" / hashlib.sha256(words.encode()).hexdigest()[:32]
         self.groups = groups_of(rows.lengths, most)
-        self.ends = np.concatenate([[0], np.cumsum(rows.scored, dtype=np.int64)])  # scored tokens before each row
+        self.ends = np.concatenate([[0], np.cumsum(rows.lengths - rows.prompts, dtype=np.int64)])
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._values = self._opened("logps.bin", 4 * int(self.ends[-1]))
@@ -98,33 +88,36 @@ class ReferenceStore:
         """The rows of a group."""
         return range(int(self.groups[group]), int(self.groups[group + 1]))
 
-    def write(self, group: int, logps: npt.NDArray[np.float32]) -> None:
+    def write(self, group: int, logps: npt.NDArray[np.float32], counts: Sequence[int]) -> None:
         """Keep the numbers of one group.
 
         Args:
             group: Its place.
             logps: Of all scored tokens of its rows, in their order.
+            counts: Scored tokens of each row.
 
         Raises:
-            DataError: The disk is full, or not all tokens have a number.
+            DataError: The disk is full, or a number is not finite.
         """
         rows = self.rows_of(group)
-        first, end = int(self.ends[rows.start]), int(self.ends[rows.stop])
-        if len(logps) != end - first or not np.isfinite(logps).all():
-            broken = "numbers that are not finite" if len(logps) == end - first else f"{len(logps)} numbers"
+        if not np.isfinite(logps).all():
             where = f"the reference's log-probabilities of rows {rows.start} to {rows.stop - 1}"
-            raise DataError(where, broken, f"{end - first} finite ones", "check the reference model")
+            raise DataError(where, "numbers that are not finite", "finite ones", "check the reference model")
+        first = int(self.ends[rows.start])
+        block = np.zeros(int(self.ends[rows.stop]) - first, np.float32)
+        for row, part in zip(rows, np.split(logps, np.cumsum(counts)[:-1]), strict=True):
+            at = int(self.ends[row]) - first
+            block[at : at + len(part)] = part
         try:
-            os.pwrite(self._values, np.ascontiguousarray(logps, np.float32).tobytes(), 4 * first)
+            os.pwrite(self._values, block.tobytes(), 4 * first)
             os.fdatasync(self._values)
             os.pwrite(self._marks, b"\x01", group)
         except OSError as error:
             raise self._unwritable(error) from error
 
-    def values(self, row: int) -> npt.NDArray[np.float32]:
-        """The numbers of one row, one a scored token."""
-        first, end = int(self.ends[row]), int(self.ends[row + 1])
-        return np.frombuffer(os.pread(self._values, 4 * (end - first), 4 * first), np.float32)
+    def values(self, row: int, count: int) -> npt.NDArray[np.float32]:
+        """The numbers of one row, one for each of its `count` scored tokens."""
+        return np.frombuffer(os.pread(self._values, 4 * count, 4 * int(self.ends[row])), np.float32)
 
     def _opened(self, name: str, size: int) -> int:
         """Open a file of zeros, or one that is there; it is never made shorter."""
@@ -151,9 +144,10 @@ class Referenced:
         store: Has the numbers of every row that is asked for.
     """
 
-    def __init__(self, rows: RowSource, store: ReferenceStore) -> None:
+    def __init__(self, rows: Drawn, store: ReferenceStore) -> None:
         self.rows, self.store = rows, store
         self.lengths, self.scored, self.starts = rows.lengths, rows.scored, rows.starts
+        self.judged, self.answers, self.prompts = rows.judged, rows.answers, rows.prompts
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -162,6 +156,6 @@ class Referenced:
         """Return one row; its segments carry the reference's log-probabilities."""
         tree = self.rows.tree(row)
         ends = np.cumsum([np.count_nonzero(segment.scored) for segment in tree.segments])
-        parts = np.split(self.store.values(row), ends[:-1])
+        parts = np.split(self.store.values(row, int(ends[-1])), ends[:-1])
         told = zip(tree.segments, parts, strict=True)
         return replace(tree, segments=tuple(replace(segment, reference=part) for segment, part in told))

@@ -3,6 +3,9 @@
 
 A store is a folder: ``tokens.bin`` (int32), ``scored.bin`` (bool), ``offsets.bin`` (int64, one more than rows),
 ``counts.bin`` (int32, scored tokens of each row), ``numbers.bin`` (int64), ``parts.bin`` (int32) and ``store.json``.
+Where rows are judged, each is a prompt and its answers one after the other, and there are four more: ``answers.bin``
+(int64, first answer of each row, and their number at the end), ``answer_lengths.bin`` (int32, tokens of each answer),
+``grades.bin`` and ``scores.bin`` (float64, of each answer; NaN where the data has no scores).
 It is written beside its place and renamed, so at any instant it is there whole or not at all.
 """
 
@@ -10,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import socket
@@ -19,12 +23,13 @@ import numpy as np
 import numpy.typing as npt
 
 from luthier.core.errors import DataError
-from luthier.core.types import Segment, Tree
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
     from types import TracebackType
+
+    from luthier.data.branches import Grown
 
 ARRAYS: dict[str, type[np.generic]] = {
     "tokens": np.int32,
@@ -34,6 +39,12 @@ ARRAYS: dict[str, type[np.generic]] = {
     "numbers": np.int64,
     "parts": np.int32,
 }
+JUDGED_ARRAYS: dict[str, type[np.generic]] = {
+    "answers": np.int64,
+    "answer_lengths": np.int32,
+    "grades": np.float64,
+    "scores": np.float64,
+}
 Array = npt.NDArray[Any]
 
 
@@ -42,29 +53,41 @@ class Writer:
 
     Args:
         folder: Where the store will stand.
+        judged: Whether its rows are judged answers.
 
     Raises:
         DataError: The cache folder cannot be written, or the disk is full.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, judged: bool = False) -> None:
         self.folder = folder
-        self.rows = self.end = 0
+        self.arrays = ARRAYS | JUDGED_ARRAYS if judged else ARRAYS
+        self.rows = self.end = self.answers = 0
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             _sweep(folder.parent)
             self.writing = folder.parent / f".{folder.name}.{socket.gethostname()}.{os.getpid()}"
             shutil.rmtree(self.writing, ignore_errors=True)
             self.writing.mkdir()
-            self._files = {name: (self.writing / f"{name}.bin").open("wb") for name in ARRAYS}
+            self._files = {name: (self.writing / f"{name}.bin").open("wb") for name in self.arrays}
             self._put("offsets", [0])
+            if judged:
+                self._put("answers", [0])
         except OSError as error:
             raise _unwritable(folder.parent, error) from error
 
     def __enter__(self) -> Writer:
         return self
 
-    def add(self, ids: Sequence[Array], scored: Sequence[Array], numbers: Sequence[int], part: int) -> None:
+    def add(
+        self,
+        ids: Sequence[Array],
+        scored: Sequence[Array],
+        numbers: Sequence[int],
+        part: int,
+        *,
+        judged: Sequence[Grown] = (),
+    ) -> None:
         """Append rows.
 
         Args:
@@ -72,6 +95,7 @@ class Writer:
             scored: bool of shape [L].
             numbers: Number of each row in its part.
             part: Index of the part.
+            judged: The same rows with their answers, for a store of judged rows.
         """
         if not ids:
             return
@@ -83,10 +107,20 @@ class Writer:
             self._put("counts", [int(np.count_nonzero(row)) for row in scored])
             self._put("numbers", numbers)
             self._put("parts", [part] * len(ids))
+            if judged:
+                self._put_judged(judged)
         except OSError as error:
             raise _unwritable(self.folder.parent, error) from error
         self.rows += len(ids)
         self.end = int(ends[-1])
+
+    def _put_judged(self, rows: Sequence[Grown]) -> None:
+        ends = self.answers + np.cumsum([len(row.answers) for row in rows])
+        self._put("answers", ends)
+        self._put("answer_lengths", [length for row in rows for length in row.answers])
+        self._put("grades", [grade for row in rows for grade in row.grades])
+        self._put("scores", [score for row in rows for score in row.scores or [math.nan] * len(row.answers)])
+        self.answers = int(ends[-1])
 
     def commit(self, about: dict[str, Any]) -> None:
         """Make the store visible.
@@ -99,7 +133,7 @@ class Writer:
                 file.flush()
                 os.fsync(file.fileno())
                 file.close()
-            sizes = {name: (self.writing / f"{name}.bin").stat().st_size for name in ARRAYS}
+            sizes = {name: (self.writing / f"{name}.bin").stat().st_size for name in self.arrays}
             with (self.writing / "store.json").open("w", encoding="utf-8") as told:
                 json.dump(about | {"sizes": sizes}, told, ensure_ascii=False, indent=1)
                 told.flush()
@@ -121,8 +155,8 @@ class Writer:
             os.replace(self.writing, self.folder)
             shutil.rmtree(broken, ignore_errors=True)
 
-    def _put(self, name: str, values: Array | Sequence[int]) -> None:
-        np.asarray(values, ARRAYS[name]).tofile(self._files[name])
+    def _put(self, name: str, values: Array | Sequence[float]) -> None:
+        np.asarray(values, self.arrays[name]).tofile(self._files[name])
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -155,6 +189,7 @@ class Store:
         counts: Scored tokens of each row, int32 of shape [N].
         numbers: int64 of shape [N].
         parts: Index into ``about["parts"]``, int32 of shape [N].
+        judged: The arrays of judged rows by name; empty where rows are plain.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -162,45 +197,11 @@ class Store:
         self.tokens, self.scored, self.offsets, self.counts, self.numbers, self.parts = (
             _mapped(folder / f"{name}.bin", kind) for name, kind in ARRAYS.items()
         )
+        there = JUDGED_ARRAYS if "answers" in self.about["sizes"] else {}
+        self.judged = {name: _mapped(folder / f"{name}.bin", kind) for name, kind in there.items()}
 
     def __len__(self) -> int:
         return len(self.counts)
-
-
-class Rows:
-    """The rows of all sources, in order: what training draws from.
-
-    Args:
-        stores: One for each source.
-
-    Attributes:
-        lengths: Tokens of each row, int32 of shape [N].
-        scored: Scored tokens of each row, int32 of shape [N].
-        starts: First row of each source and the number of rows, int64 of shape [sources + 1].
-    """
-
-    def __init__(self, stores: Sequence[Store]) -> None:
-        self.stores = tuple(stores)
-        self.lengths = np.concatenate([np.diff(store.offsets).astype(np.int32) for store in stores])
-        self.scored = np.concatenate([np.asarray(store.counts) for store in stores])
-        self.starts = np.cumsum([0, *map(len, stores)])
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def tree(self, row: int) -> Tree:
-        """Return one row as a tree of a single segment.
-
-        Raises:
-            IndexError: There is no such row.
-        """
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)}")
-        source = int(np.searchsorted(self.starts, row, side="right")) - 1
-        store, place = self.stores[source], row - int(self.starts[source])
-        here = slice(int(store.offsets[place]), int(store.offsets[place + 1]))
-        name = f"{store.about['parts'][store.parts[place]]}:{store.numbers[place]}"
-        return Tree(segments=(Segment(ids=store.tokens[here], scored=store.scored[here]),), row=name)
 
 
 def _mapped(file: Path, kind: type[np.generic]) -> Array:

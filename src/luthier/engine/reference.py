@@ -23,7 +23,7 @@ import torch
 
 from luthier.core.errors import RecipeError, RunFailed
 from luthier.core.trainable import Gathering
-from luthier.data.reference import Referenced, ReferenceStore, RowSource
+from luthier.data.reference import Referenced, ReferenceStore
 from luthier.kernels.forest import Forest, plant
 from luthier.models import outputs
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from luthier.core.trainable import Objective, Trainable
     from luthier.core.types import Tree
+    from luthier.data.rows import Drawn
     from luthier.engine.rows import Rows
 
     Refer = Callable[[Forest], Forest]
@@ -118,7 +119,7 @@ def refer_in_step(trainable: Trainable) -> Refer:
 
 def precompute(
     model: torch.nn.Module,
-    rows: RowSource,
+    rows: Drawn,
     wanted: npt.NDArray[Any],
     facts: Mapping[str, str],
     *,
@@ -150,14 +151,15 @@ def precompute(
         say(f"the reference's log-probabilities are those kept in {store.folder}")
     with asked(model, inside()):
         for group in missing:
-            forest = plant([rows.tree(row) for row in store.rows_of(group)]).to(device)
-            store.write(group, outputs(model, forest).float().cpu().numpy().astype(np.float32))
+            trees = [rows.tree(row) for row in store.rows_of(group)]
+            said = outputs(model, plant(trees).to(device)).float().cpu().numpy()
+            store.write(group, said, [tree.num_scored for tree in trees])
     return Referenced(rows, store)
 
 
 def settle(
     want: Asked, trainable: Trainable, rows: Rows, load: Callable[[str], torch.nn.Module], say: Say
-) -> tuple[Refer | None, RowSource | None]:
+) -> tuple[Refer | None, Drawn | None]:
     """Decide where the reference's words come from, and compute those that are kept.
 
     Args:
@@ -174,7 +176,7 @@ def settle(
         RecipeError: The choice does not go with the method, or the other model has other tokens.
         DataError: The cache cannot be written.
     """
-    batches, held_out = rows.batches, rows.held_out.rows if rows.held_out else None
+    batches, held_out = rows.batches, rows.eval_rows
     once = batches.epoch(batches.total_steps) >= 1.0
     what = {"start": "the policy before its first step", "base": "the base without any adapter"}
     if not decide(want, trainable, once):

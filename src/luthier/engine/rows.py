@@ -6,8 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from luthier.core import registry
 from luthier.core.errors import RecipeError
 from luthier.data import Batches, prepare
+from luthier.data.mismatch import Mismatched
 from luthier.models import load_tokenizer
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from luthier.data import Prepared
+    from luthier.data.rows import Drawn
     from luthier.recipe import Recipe
 
     Say = Callable[[str], None]
@@ -23,22 +26,38 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """What is trained on."""
+    """What is trained on.
+
+    Attributes:
+        tokenizer: With the chat template that the rows were rendered with.
+        train: The training rows and their ledger.
+        held_out: Likewise those of `data.eval`.
+        batches: The run's steps; `batches.rows` is what they draw from.
+        eval_rows: What is evaluated on.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     train: Prepared
     held_out: Prepared | None
     batches: Batches
+    eval_rows: Drawn | None
 
 
 def read_rows(recipe: Recipe, say: Say) -> Rows:
     """Read, render and check the data, and lay out the run's steps."""
     model = recipe.model
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision, model.trust_remote_code)
-    prepared = prepare(recipe.data, tokenizer, which="train", say=say)
-    held_out = prepare(recipe.data, tokenizer, which="eval", say=say) if recipe.data.eval else None
+    objective = registry.get("objectives", recipe.objective["name"])
+    judged = bool(getattr(objective, "JUDGED", False))
+    prepared = prepare(recipe.data, tokenizer, which="train", judged=judged, say=say)
+    held_out = prepare(recipe.data, tokenizer, which="eval", judged=judged, say=say) if recipe.data.eval else None
     tokenizer.chat_template = prepared.chat_template or tokenizer.chat_template
-    batches = Batches(prepared.rows, recipe.data, recipe.train, recipe.seed)
+    drawn: Drawn = prepared.rows
+    eval_rows: Drawn | None = held_out.rows if held_out else None
+    if getattr(objective, "MISMATCHED", False):
+        drawn = Mismatched(prepared.rows, recipe.data.max_length)
+        eval_rows = Mismatched(held_out.rows, recipe.data.max_length) if held_out else None
+    batches = Batches(drawn, recipe.data, recipe.train, recipe.seed)
     if recipe.optim.warmup_steps > batches.total_steps:
         raise RecipeError(
             "optim.warmup_steps",
@@ -46,4 +65,4 @@ def read_rows(recipe: Recipe, say: Say) -> Rows:
             "the warm-up is a part of the run",
             "lower it, or use optim.warmup_ratio",
         )
-    return Rows(tokenizer=tokenizer, train=prepared, held_out=held_out, batches=batches)
+    return Rows(tokenizer=tokenizer, train=prepared, held_out=held_out, batches=batches, eval_rows=eval_rows)

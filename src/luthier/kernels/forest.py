@@ -210,30 +210,6 @@ def plant(trees: Sequence[Tree]) -> Forest:
     )
 
 
-def unshared(tree: Tree) -> Tree:
-    """The same branches with every prompt once for each of its answers, as other trainers lay them out.
-
-    Args:
-        tree: Roots and their children; deeper ones are not laid out so.
-
-    Example:
-        >>> import numpy as np
-        >>> from luthier.core.types import Segment, Tree
-        >>> one = Segment(ids=np.array([5], np.int32), scored=np.array([True]))
-        >>> unshared(Tree(segments=(one, one, one), parents=(-1, 0, 0), grades=(math.nan, 1.0, 0.0))).parents
-        (-1, 0, -1, 2)
-    """
-    leaves = [place for place, parent in enumerate(tree.parents) if parent >= 0]
-    order = [place for leaf in leaves for place in (tree.parents[leaf], leaf)]
-    return replace(
-        tree,
-        segments=tuple(tree.segments[place] for place in order),
-        parents=tuple(place - 1 if place % 2 else -1 for place in range(len(order))),
-        grades=tuple(tree.grades[place] for place in order) if tree.grades else (),
-        scores=tuple(tree.scores[place] for place in order) if tree.scores else (),
-    )
-
-
 def _joined(references: list[np.ndarray | None]) -> torch.Tensor | None:
     known = [reference for reference in references if reference is not None]
     if not known:

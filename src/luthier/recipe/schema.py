@@ -79,10 +79,14 @@ class Data(Section):
     """Rows for evaluation during training."""
     max_length: Annotated[int, Field(ge=8)] = 1024
     """Tokens of one example at most; longer ones are treated as `truncation` says, and counted."""
+    max_prompt_length: Annotated[int, Field(ge=2)] | None = None
+    """Prompt tokens at most of rows with judged answers; null: as many as `max_length` leaves beside the longest answer."""
     truncation: Literal["right", "refuse"] = "right"
-    """Cut the end of a row that is too long, or refuse the row."""
+    """Cut the end of a row that is too long (with judged answers: the start of their prompt), or refuse the row."""
     packing: bool = True
-    """Lay several examples into one bin of `max_length` tokens; they never see each other."""
+    """Lay several examples into one bin of `max_length` tokens, unseen by each other; judged rows are never packed."""
+    share_prompts: bool = True
+    """Compute a prompt once for all its judged answers; false: once for each, as other trainers do."""
     loss_on: Literal["assistant", "last", "all"] = "assistant"
     """Train on every assistant turn, on the last one only, or on all tokens."""
     chat_template: str = "auto"
@@ -140,7 +144,7 @@ class Train(Section):
     max_steps: Annotated[int, Field(ge=-1)] = -1
     """Optimiser steps; -1 means `num_train_epochs` decides."""
     per_device_train_batch_size: Positive = 8
-    """Bins of `max_length` tokens in a micro-batch (with packing), or examples (without)."""
+    """Bins of `max_length` tokens in a micro-batch (with packing), or examples (without; a judged row is one)."""
     gradient_accumulation_steps: Positive = 1
     """Micro-batches of an optimiser step; the loss is normalised over all of them."""
     per_device_eval_batch_size: Positive = 8

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from luthier.core.errors import DataError
 from luthier.data import Batches, eval_batches
-from luthier.data.store import Rows, Store, Writer
+from luthier.data.rows import Rows
+from luthier.data.store import Store, Writer
 from luthier.recipe.schema import Data, Train
 
 LENGTHS = np.random.default_rng(1).integers(2, 60, 101)

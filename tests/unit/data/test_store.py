@@ -15,7 +15,8 @@ import pytest
 
 from luthier.core.errors import DataError
 from luthier.data import store
-from luthier.data.store import Rows, Store, Writer, whole
+from luthier.data.rows import Rows
+from luthier.data.store import Store, Writer, whole
 
 ROWS = [np.arange(n, dtype=np.int32) for n in (3, 1, 5)]
 SCORED = [np.arange(n) > 0 for n in (3, 1, 5)]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.types import Message
 from luthier.data.columns import OTHER_OBJECTIVES, text_of, told
-from luthier.data.faults import RowFault, kind_of
+from luthier.data.formats._question import question_of
 from luthier.data.turns import conversation
 
 if TYPE_CHECKING:
@@ -40,26 +40,5 @@ def matches(columns: frozenset[str]) -> bool:
 
 def read(row: Mapping[str, Any], columns: Mapping[str, str]) -> Conversation:
     """Turn one row into a conversation."""
-    system, given = text_of(row, columns, "system"), text_of(row, columns, "input")
-    instruction = text_of(row, columns, "instruction", required=True)
     output = text_of(row, columns, "output", required=True)
-    if not instruction.strip():
-        raise RowFault("empty instruction")
-    messages = [Message(role="system", content=system)] if system.strip() else []
-    messages += _history(row.get(columns.get("history", "")))
-    question = f"{instruction}\n{given}" if given.strip() else instruction
-    messages += [Message(role="user", content=question), Message(role="assistant", content=output)]
-    return conversation(messages)
-
-
-def _history(pairs: object) -> list[Message]:
-    if pairs is None:
-        return []
-    if not isinstance(pairs, list):
-        raise RowFault("history is not a list of pairs", kind_of(pairs))
-    messages = []
-    for pair in pairs:
-        if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
-            raise RowFault("history is not a list of pairs", f"{kind_of(pair)} in it")
-        messages += [Message(role="user", content=pair[0]), Message(role="assistant", content=pair[1])]
-    return messages
+    return conversation([*question_of(row, columns), Message(role="assistant", content=output)])
