@@ -153,7 +153,7 @@ def _refer(
         method=recipe.method["name"],
         digests={"train": rows.train.digest(), "eval": rows.held_out.digest() if rows.held_out else ""},
     )
-    refer, held_out = settle(want, trainable, rows, lambda folder: load(folder)[0], say)
+    refer, held_out = settle(want, trainable, rows, lambda other: load(other, recipe.model.dtype)[0], say)
     if want.is_start:
         apart = check_start(trainable, objective, rows.batches.step(0)[0], refer)
         say(f"policy and reference are one before the first step (to {apart:.1e} nats a token)")
@@ -211,11 +211,12 @@ def preview(recipe: Recipe | Resolved | dict[str, Any] | str | Path, *, say: Say
     }
 
 
-def load(run_or_model: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(run_or_model: str | Path, dtype: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a run's result, an adapter folder or a model, ready to generate.
 
     Args:
         run_or_model: A run folder, a PEFT folder, a transformers folder, a hub name, or `embedded`.
+        dtype: As in a recipe; by default that which it was trained in.
 
     Returns:
         The model (with its adapter, if there is one) and its tokenizer.
@@ -229,18 +230,20 @@ def load(run_or_model: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizer
     if is_run and not any((path / name).is_dir() for name in ("adapter", "model")):
         raise RunFailed(str(path), "no result yet", "adapter/ or model/", "finish it with `luthier train --resume`")
     if (path / "adapter_config.json").exists() or (is_run and (path / "adapter").is_dir()):
-        return _load_adapted(path, device)
+        return _load_adapted(path, device, dtype)
     asked = Model(model_name_or_path=str(run_or_model))
     if is_run:  # in the numbers that it was trained in
         place = {"model_name_or_path": str(path / "model"), "model_revision": None}
         asked = load_recipe(path / "recipe.yaml").recipe.model.model_copy(update=place)
-    model = load_model(asked, pick_dtype(asked.dtype, device.type))
+    model = load_model(asked, pick_dtype(dtype or asked.dtype, device.type))
     return model.to(device), load_tokenizer(asked.model_name_or_path, None, asked.trust_remote_code)
 
 
-def _load_adapted(path: Path, device: torch.device) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load_adapted(
+    path: Path, device: torch.device, dtype: str | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     origin = find_origin(path)
-    model = load_model(origin.model, pick_dtype(origin.model.dtype, device.type))
+    model = load_model(origin.model, pick_dtype(dtype or origin.model.dtype, device.type))
     load_adapter(model, origin.adapter)
     tokenizer = load_words(origin)
     if tokenizer is None:

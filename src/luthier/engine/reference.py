@@ -142,6 +142,8 @@ def precompute(
     parameter = next(model.parameters())
     device = parameter.device
     about = {**facts, "device": device.type, "dtype": str(parameter.dtype), "torch": torch.__version__}
+    shape = (rows.lengths, rows.prompts, rows.answers)  # the same rows with or without mismatched answers
+    about["shape"] = hashlib.sha256(b"".join(np.asarray(part, np.int64).tobytes() for part in shape)).hexdigest()
     store = ReferenceStore(about, rows, GROUP.get(device.type, GROUP["cpu"]))
     missing = store.missing(wanted)
     count = sum(len(store.rows_of(group)) for group in missing)
@@ -229,7 +231,7 @@ def decide(want: Asked, trainable: Trainable, once: bool) -> bool:
             "true: computed once, before the first step, so no second model is held",
             "set it to true or auto",
         )
-    return not keeps or once
+    return not keeps or (want.precompute == "auto" and once)
 
 
 def _why_not(want: Asked, trainable: Trainable) -> str:
