@@ -15,8 +15,8 @@ from tests.judged import VARIANTS, bound, judged_tree, loss_of, rows_for, said, 
 
 from luthier.core import registry
 from luthier.core.trainable import Objective
-from luthier.core.types import Tree
-from luthier.kernels.forest import plant, unshared
+from luthier.core.types import Tree, unshared
+from luthier.kernels.forest import plant
 
 OBJECTIVES = list(registry.entries("objectives"))
 each = pytest.mark.parametrize("name", OBJECTIVES)

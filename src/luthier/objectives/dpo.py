@@ -40,7 +40,9 @@ Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_diverge
 def _fits(value: float, info: ValidationInfo) -> float:
     loss_type = info.data.get("loss_type", "sigmoid")
     if loss_type == "exo_pair" and not value:
-        raise ValueError("more than 0 with loss_type exo_pair, which takes its logarithm; write 0.001")
+        raise ValueError(
+            "a label_smoothing above 0 with loss_type exo_pair, which takes its logarithm; label_smoothing: 0.001"
+        )
     if value and loss_type not in SMOOTHED:
         raise ValueError(f"0, since loss_type {loss_type} knows no smoothing; remove it, or take {', '.join(SMOOTHED)}")
     return value

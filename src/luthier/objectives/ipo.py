@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""IPO: log-ratios of chosen and rejected are pulled to a fixed distance, which noise-free labels cannot overshoot.
+"""IPO: log-ratios of chosen and rejected are pulled to a fixed distance, and no further.
 
 Shapes: S scored tokens, N segments, P pairs.
 """
