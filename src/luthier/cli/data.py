@@ -3,6 +3,7 @@
 
 TARGET is a data file or folder, or a YAML recipe; words of the form key=value override the recipe:
 `luthier data rows.jsonl`, `luthier data recipe.yaml data.max_length=512`. Scored tokens stand between ⟦ and ⟧.
+Of judged rows (preference pairs and their like) the prompt is shown, and each answer with its grade.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
-    from luthier.core.types import Tree
+    from luthier.core.types import Segment, Tree
     from luthier.data import Prepared
     from luthier.recipe.schema import Data
 
@@ -32,6 +34,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """See the module's text."""
+    from luthier.core import registry
     from luthier.data import ledger, prepare
     from luthier.models import load_tokenizer
     from luthier.recipe import load_recipe
@@ -45,10 +48,14 @@ def main(
     tokenizer = load_tokenizer(*words, alone=True)
     # the ledger is worth most where too much was refused, so it is shown first and held to the tolerance afterwards
     lenient = recipe.data.model_copy(update={"refused_tolerance": 1.0})
+    judged: bool | None = None  # a file alone says itself what it is
+    if is_recipe or any(word.startswith("objective") for word in overrides or ()):
+        judged = bool(getattr(registry.get("objectives", recipe.objective["name"]), "JUDGED", False))
     prepared = prepare(
         lenient,
         tokenizer,
         which="eval" if evaluation else "train",
+        judged=judged,
         say=lambda line: print(line, file=sys.stderr),
     )
     trees = [prepared.rows.tree(row) for row in range(min(rows, len(prepared.rows)))]
@@ -62,17 +69,35 @@ def main(
 
 
 def _row(tree: Tree, tokenizer: Any) -> dict[str, Any]:
-    """Tell one row: its runs of scored and other tokens as text, and its ids."""
-    segment = tree.segments[0]
+    """Tell one row: its runs of scored and other tokens as text, and its ids; of a judged row those of each answer."""
+    first, *answers = tree.segments
+    told = {
+        "row": tree.row,
+        "tokens": len(tree),
+        "scored_tokens": sum(int(part.scored.sum()) for part in tree.segments),
+    }
+    if not answers:
+        return told | _runs(first, [], tokenizer)
+    before = first.ids.tolist()
+    scores = tree.scores[1:] or [None] * len(answers)
+    judged = [
+        {"grade": grade, "score": score} | _runs(answer, before, tokenizer)
+        for answer, grade, score in zip(answers, tree.grades[1:], scores, strict=True)
+    ]
+    return told | {"prompt": _runs(first, [], tokenizer), "answers": judged}
+
+
+def _runs(segment: Segment, before: list[int], tokenizer: Any) -> dict[str, Any]:
+    """Tell the runs of one segment that comes after the tokens `before`."""
     ids, scored = segment.ids.tolist(), segment.scored.tolist()
     edges = [0, *(i for i in range(1, len(ids)) if scored[i] != scored[i - 1]), len(ids)]
     # the text of a run is what it adds to the text before it: decoded alone, SentencePiece drops its leading space
-    texts = [tokenizer.decode(ids[:edge], clean_up_tokenization_spaces=False) for edge in edges]
+    texts = [tokenizer.decode([*before, *ids[:edge]], clean_up_tokenization_spaces=False) for edge in edges]
     runs = [
         {"text": texts[i + 1][len(texts[i]) :], "scored": scored[edges[i]], "tokens": edges[i + 1] - edges[i]}
         for i in range(len(edges) - 1)
     ]
-    return {"row": tree.row, "tokens": len(ids), "scored_tokens": sum(scored), "runs": runs, "ids": ids}
+    return {"runs": runs, "ids": ids}
 
 
 def _lengths(prepared: Prepared, data: Data) -> dict[str, Any]:
@@ -87,7 +112,11 @@ def _lengths(prepared: Prepared, data: Data) -> dict[str, Any]:
         "longest": int(lengths.max()),
         "max_length": data.max_length,
     }
-    if data.packing:
+    rows = prepared.rows
+    if rows.judged:
+        apart = int((lengths + rows.prompts * (rows.answers - 1)).sum())
+        told |= {"tokens": int(lengths.sum()), "tokens_unshared": apart}
+    elif data.packing:
         bins = best_fit(lengths, data.max_length)
         told |= {"bins": len(bins), "fill": round(fill(lengths, bins, data.max_length), 4)}
     return told
@@ -100,30 +129,46 @@ def _show(prepared: Prepared, trees: list[Tree], tokenizer: Any, data: Data) -> 
     console = Console(highlight=False)
     for tree in trees:
         row = _row(tree, tokenizer)
-        console.rule(f"{row['row']}: {row['tokens']:,} tokens, {row['scored_tokens']:,} scored", align="left")
-        text = Text()
-        for run in row["runs"]:
-            text.append(
-                f"{OPEN}{run['text']}{CLOSE}" if run["scored"] else run["text"], "green" if run["scored"] else ""
-            )
-        console.print(text)
+        judged = row.get("answers", [])
+        many = f", {len(judged)} answer{'s' if len(judged) > 1 else ''}" if judged else ""
+        console.rule(f"{row['row']}: {row['tokens']:,} tokens, {row['scored_tokens']:,} scored{many}", align="left")
+        console.print(_marked(row["prompt"] if judged else row))
+        for number, answer in enumerate(judged, 1):
+            score = "" if answer["score"] is None else f", score {answer['score']:g}"
+            head = f"answer {number}, grade {answer['grade']:g}{score}, {len(answer['ids']):,} tokens: "
+            console.print(Text(head, "bold").append_text(_marked(answer)))
     _show_ledger(prepared, console)
     lengths = _lengths(prepared, data)
     console.print(f"\nlengths: mean {lengths['mean']}, median {lengths['median']}, longest {lengths['longest']}")
     if "bins" in lengths:
         console.print(f"packing: {lengths['bins']:,} bins of {data.max_length} tokens, {lengths['fill']:.1%} full")
+    if "tokens_unshared" in lengths:
+        once, apart = f"{lengths['tokens']:,}", f"{lengths['tokens_unshared']:,}"
+        how = f"once for all answers: {once} tokens, {apart} otherwise"
+        console.print(f"prompts: {how if data.share_prompts else f'once for each answer: {apart} tokens'}")
+
+
+def _marked(told: dict[str, Any]) -> Text:
+    from rich.text import Text
+
+    text = Text()
+    for run in told["runs"]:
+        text.append(f"{OPEN}{run['text']}{CLOSE}" if run["scored"] else run["text"], "green" if run["scored"] else "")
+    return text
 
 
 def _show_ledger(prepared: Prepared, console: Console) -> None:
     from rich.table import Table
 
-    names = ("source", "format", "read", "kept", "cut", "refused", "tokens", "scored")
+    judged = prepared.rows.judged
+    names = ("source", "format", "read", "kept", *(["answers"] if judged else []), "cut", "refused", "tokens", "scored")
     table = Table(*names, title="ledger", title_justify="left")
     table.columns[0].overflow = "fold"
     for column in table.columns[2:]:
         column.justify = "right"
     for account in prepared.ledger.accounts:
-        rows = (account.read, account.kept, account.truncated, account.refused_rows)
+        answers = [account.answers] if judged else []
+        rows = (account.read, account.kept, *answers, account.truncated, account.refused_rows)
         counts = (*rows, account.tokens, account.scored_tokens)
         table.add_row(account.source, account.format, *(f"{count:,}" for count in counts))
     console.print(table)

@@ -194,7 +194,8 @@ def _detect(where: str, seen: frozenset[str], present: Sequence[str], judged: bo
     if others and judged is not None:
         fix = f"as {' or '.join(others)} they are for {FOR[not judged]}: change objective:. If not, {fix}"
     if not judged and (other := sorted(seen & OTHER_OBJECTIVES)):
-        fix = f"{' and '.join(other)}: are these rows for another objective? {'' if others else 'If not, '}{fix}"
+        fix = fix[0].upper() + fix[1:] if others else f"If not, {fix}"
+        fix = f"{' and '.join(other)}: are these rows for another objective? {fix}"
     if where.endswith((".csv", ".tsv")):
         fix = f"does the file begin with a line of column names? If so, {fix}"
     raise DataError(

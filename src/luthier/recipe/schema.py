@@ -80,7 +80,7 @@ class Data(Section):
     max_length: Annotated[int, Field(ge=8)] = 1024
     """Tokens of one example at most; longer ones are treated as `truncation` says, and counted."""
     max_prompt_length: Annotated[int, Field(ge=2)] | None = None
-    """Prompt tokens at most of rows with judged answers; null: as many as `max_length` leaves beside the longest answer."""
+    """Prompt tokens of judged rows at most; null: as many as `max_length` leaves beside the longest answer."""
     truncation: Literal["right", "refuse"] = "right"
     """Cut the end of a row that is too long (with judged answers: the start of their prompt), or refuse the row."""
     packing: bool = True

@@ -62,6 +62,44 @@ def test_rows_as_the_model_sees_them(luthier, write):
     assert "format alpaca (instruction, output)" in err
 
 
+PAIR = {
+    "instruction": "What is 2 + 2?",
+    "chosen": "It is 4.",
+    "rejected": "No.",
+    "score_chosen": 8,
+    "score_rejected": 1.5,
+}
+
+
+def test_judged_rows_with_their_answers(luthier, write):
+    code, out, err = luthier("data", write(PAIR))
+    assert code == 0, err
+    assert re.search(r"rows\.jsonl:1: \d+ tokens, \d+ scored, 2 answers", out)
+    assert "<|im_start|>user\nWhat is 2 + 2?<|im_end|>\n<|im_start|>assistant\n" in out
+    assert re.search(r"answer 1, grade 1, score 8, \d+ tokens: ⟦It is 4\.<\|im_end\|>⟧", out)
+    assert re.search(r"answer 2, grade 0, score 1\.5, \d+ tokens: ⟦No\.<\|im_end\|>⟧", out)
+    assert re.search(r"prompts: once for all answers: (\d+) tokens, (\d+) otherwise", out)
+    assert "answers" in out
+    assert "packing:" not in out
+
+
+def test_judged_rows_as_json(luthier, write):
+    told = json.loads(luthier("data", write(PAIR), "--json")[1])
+    row = told["rows"][0]
+    assert [run["scored"] for run in row["prompt"]["runs"]] == [False]
+    answers = row["answers"]
+    assert [(answer["grade"], answer["score"]) for answer in answers] == [(1.0, 8.0), (0.0, 1.5)]
+    assert len(row["prompt"]["ids"]) + sum(len(answer["ids"]) for answer in answers) == row["tokens"]
+    assert told["lengths"]["tokens_unshared"] - told["lengths"]["tokens"] == len(row["prompt"]["ids"])
+    assert told["ledger"]["sources"][0]["answers"] == 2
+
+
+def test_a_recipe_says_which_rows_it_takes(luthier, write):
+    code, _, err = luthier("data", write(PAIR), "objective=sft")
+    assert code == 2
+    assert "chosen and rejected: are these rows for another objective? As preference they are for" in err
+
+
 def test_json_is_one_document(luthier, write):
     code, out, _ = luthier("data", write(*ROWS), "data.max_length=64", "--json")
     told = json.loads(out)

@@ -40,7 +40,7 @@ def test_alpaca_fills_its_bins(prepared):
     ],
 )
 def test_published_files_are_read_whole(qwen, prepared, path, rows, format_):
-    account = prepared(str(DATA / path), qwen, max_length=4096).ledger.accounts[0]
+    account = prepared([{"path": str(DATA / path), "max_rows": rows}], qwen, max_length=4096).ledger.accounts[0]
     assert (account.read, account.kept, account.format) == (rows, rows, format_)
 
 
@@ -48,3 +48,30 @@ def test_tool_calls_are_refused_and_counted(qwen, prepared):
     file = str(DATA / "llama-factory" / "glaive_toolcall_en_demo.json")
     with pytest.raises(DataError, match=r"were refused[\s\S]*: turns of tools are not supported: rows 1, 4, 8"):
         prepared([{"path": file, "max_rows": 40}], qwen)
+
+
+# the first rows, examples that are kept, their answers, and why others are refused
+JUDGED = [
+    ("hh-rlhf/harmless_base_test_first1200.jsonl", "preference", 120, 119, 238, {"empty answer": 1}),
+    ("llama-factory/dpo_en_demo.json", "preference", 120, 120, 240, {}),
+    ("llama-factory/dpo_zh_demo.json", "preference", 120, 120, 240, {}),
+    ("llama-factory/v1_dpo_demo.jsonl", "preference", 10, 10, 20, {}),
+    ("llama-factory/kto_en_demo.json", "unpaired", 120, 120, 120, {}),
+    ("oasst/en_tree_first55.jsonl", "oasst", 55, 108, 330, {}),
+    ("preference/alpaca_eval_alpaca7b_nc.json", "comparison", 240, 237, 474, {"a tie": 3}),
+    ("preference/pandalm_testset_first560.json", "comparison", 240, 190, 380, {"a tie": 41}),
+    ("preference/stack_exchange_paired_tiny.json", "preference", 25, 25, 50, {}),
+    ("preference/taskmaster3_reward_260.json", "unpaired", 120, 120, 120, {}),
+]
+
+
+@pytest.mark.parametrize(("path", "format_", "rows", "kept", "answers", "refused"), JUDGED, ids=[x[0] for x in JUDGED])
+def test_published_judgments(qwen, prepared, path, format_, rows, kept, answers, refused):
+    found = prepared([{"path": str(DATA / path), "max_rows": rows}], qwen, max_length=32768, refused_tolerance=0.5)
+    account = found.ledger.accounts[0]
+    told = {reason: refusal.count for reason, refusal in account.refused.items()}
+    assert (account.format, account.rows, account.kept, account.answers) == (format_, rows, kept, answers)
+    assert refused.items() <= told.items()
+    assert account.read == account.kept + account.refused_rows
+    tree = found.rows.tree(len(found.rows) - 1)
+    assert [segment.scored.any() for segment in tree.segments] == [False, *[True] * (len(tree.segments) - 1)]

@@ -8,12 +8,12 @@ import shutil
 
 import numpy as np
 import pytest
+from tests.runs import bits, metrics, stop_before, tree
 
 import luthier
 from luthier.core.errors import RecipeError, RunFailed
 from luthier.core.home import home
 from luthier.engine import reference
-from tests.runs import bits, metrics, stop_before, tree
 
 WORDS = ("red", "green", "blue", "seven", "north", "salt", "rain", "oak")
 

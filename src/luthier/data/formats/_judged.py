@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Turns = list[Message] | str  # messages, or text as it stands
 
-#: A prompt is messages, or text as it stands; an instruction becomes a user turn. Where both are there, `prompt` counts.
+#: A prompt is messages, or text as it stands; an instruction becomes a user turn. Of both, `prompt` counts.
 PROMPT: dict[str, tuple[str, ...]] = {
     "prompt": ("conversations", "conversation"),
     "instruction": ("question", "query"),

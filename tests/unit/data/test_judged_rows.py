@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judged rows from the file to the step: store, ledger, digest, batches, mismatched answers."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import numpy as np
+import pytest
+
+from luthier.core.errors import DataError, RecipeError
+from luthier.core.types import unshared
+from luthier.data import Batches, Mismatched, eval_batches, prepare
+from luthier.data.rows import Rows
+from luthier.recipe.schema import Data, Train
+
+PAIRS = [
+    {"instruction": f"What is {i} + 2?" + " Think" * (i % 3), "chosen": f"It is {i + 2}.", "rejected": "No" + "!" * i}
+    for i in range(9)
+]
+
+
+@pytest.fixture
+def pairs(write, prepared):
+    return prepared(write(*PAIRS))
+
+
+def texts(tokenizer, tree) -> list[str]:
+    return [tokenizer.decode(segment.ids) for segment in tree.segments]
+
+
+def flat(tree):
+    """A tree as lists, which can be compared."""
+    parts = [(segment.ids.tolist(), segment.scored.tolist()) for segment in tree.segments]
+    return tree.row, parts, tree.parents, [str(grade) for grade in tree.grades], tree.scores
+
+
+def test_a_pair_is_a_tree(qwen, pairs):
+    tree = pairs.rows.tree(1)
+    assert texts(qwen, tree) == [
+        "<|im_start|>user\nWhat is 1 + 2? Think<|im_end|>\n<|im_start|>assistant\n",
+        *("It is 3.<|im_end|>\n", "No!<|im_end|>\n"),
+    ]
+    assert tree.parents == (-1, 0, 0)
+    assert math.isnan(tree.grades[0])
+    assert (tree.grades[1:], tree.scores) == ((1.0, 0.0), ())
+    assert tree.row.endswith("rows.jsonl:2")
+    assert [segment.scored.sum() for segment in tree.segments] == [
+        0,
+        len(tree.segments[1]) - 1,
+        len(tree.segments[2]) - 1,
+    ]
+
+
+def test_lengths_are_those_of_the_trees(pairs):
+    rows = pairs.rows
+    trees = [rows.tree(i) for i in range(len(rows))]
+    assert rows.judged
+    assert rows.lengths.tolist() == [len(tree) for tree in trees]
+    assert rows.scored.tolist() == [sum(part.scored.sum() for part in tree.segments) for tree in trees]
+    assert rows.prompts.tolist() == [len(tree.segments[0]) for tree in trees]
+    assert rows.first_answers.tolist() == [len(tree.segments[1]) for tree in trees]
+    assert rows.answers.tolist() == [2] * 9
+    with pytest.raises(IndexError):
+        rows.tree(9)
+
+
+def test_several_sources_with_and_without_scores(write, prepared):
+    scored = write(
+        {"prompt": "Q:", "answers": [" a", " b", " c"], "ranks": [1, 2, 2], "scores": [9, 8, 8]}, name="b.jsonl"
+    )
+    rows = prepared(
+        [write(*PAIRS[:2]), scored, write({"prompt": "Q:", "completion": " a", "label": 0}, name="c.jsonl")]
+    ).rows
+    assert rows.answers.tolist() == [2, 2, 3, 1]
+    tree = rows.tree(2)
+    assert tree.grades[1:] == (-1.0, -2.0, -2.0)
+    assert tree.scores[1:] == (9.0, 8.0, 8.0)
+    assert len(tree.scores) == len(tree.segments) == 4
+    assert rows.tree(3).grades[1:] == (0.0,)
+    assert rows.prompts.tolist() == [len(rows.tree(i).segments[0]) for i in range(4)]
+
+
+def test_one_kind_of_rows(write, prepared):
+    with pytest.raises(DataError, match="some sources hold judged answers, and some do not"):
+        prepared([write(*PAIRS), write({"instruction": "q", "output": "a"}, name="sft.jsonl")])
+
+
+def test_the_ledger_counts_examples_answers_and_refusals(write, prepared, said):
+    same = {"instruction": "q", "chosen": "x", "rejected": "x"}
+    long = {"instruction": "q", "chosen": "x" * 300, "rejected": "y"}
+    cut = {"instruction": "Q " * 90, "chosen": "x", "rejected": "y"}
+    found = prepared(write(*PAIRS, same, long, cut), max_length=96, refused_tolerance=0.5)
+    account = found.ledger.accounts[0]
+    assert (account.rows, account.read, account.kept, account.answers, account.truncated) == (12, 12, 10, 20, 1)
+    assert {reason: refusal.rows for reason, refusal in account.refused.items()} == {
+        "identical answers": [f"{account.source}:10"],
+        "an answer longer than max_length": [f"{account.source}:11"],
+    }
+    assert account.tokens == found.rows.lengths.sum()
+    assert account.scored_tokens == found.rows.scored.sum()
+    assert account.cut_tokens > 0
+    assert any("10 of 12 rows, 20 answers, " in line for line in said)
+    assert found.ledger.to_json()["total"]["answers"] == 20
+
+
+def test_a_row_of_several_examples(write, prepared, said):
+    def node(role, text, *replies, rank=None):
+        return {"role": role, "text": text, "replies": list(replies), "rank": rank}
+
+    two = node(
+        "assistant", "a", node("prompter", "r", node("assistant", "c", rank=0), node("assistant", "d", rank=1)), rank=0
+    )
+    tree = {"message_tree_id": "t", "prompt": node("prompter", "q", two, node("assistant", "b", rank=1))}
+    none = {"message_tree_id": "u", "prompt": node("prompter", "q", node("assistant", "b", rank=0))}
+    found = prepared([{"path": write(tree, none, tree), "max_rows": 2}], refused_tolerance=0.4)
+    account = found.ledger.accounts[0]
+    assert (account.rows, account.read, account.kept, account.refused_rows) == (2, 3, 2, 1)
+    assert [found.rows.tree(i).row.rpartition(":")[2] for i in range(2)] == ["1", "1"]
+    assert any("2 of 3 examples in 2 rows, 4 answers" in line for line in said)
+
+
+def test_the_gate_looks_at_every_answer(write, prepared, qwen):
+    qwen.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['content'] }}{{ '' if 'bad' in m['content'] else '<|im_end|>' }}"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}"
+    )
+    qwen.eos_token_id = None
+    with pytest.raises(DataError, match=r"rows\.jsonl:1, answer 2 with .*: the answer has no end-of-turn token"):
+        prepared(write({"instruction": "q", "chosen": "good", "rejected": "bad"}), qwen)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rejected": "Another"},
+        {"score_chosen": 2, "score_rejected": 1},
+        {"chosen": PAIRS[0]["rejected"], "rejected": PAIRS[0]["chosen"]},
+    ],
+)
+def test_the_digest_covers_answers_grades_and_scores(write, prepared, pairs, change):
+    assert prepared(write(*PAIRS, name="copy.jsonl")).digest() == pairs.digest()
+    assert prepared(write(PAIRS[0] | change, *PAIRS[1:], name="other.jsonl")).digest() != pairs.digest()
+
+
+def test_the_digest_covers_grades_alone(write, prepared):
+    rows = [{"prompt": "Q:", "completion": " a", "label": label} for label in (0, 1)]
+    assert prepared(write(rows[0])).digest() != prepared(write(rows[1], name="b.jsonl")).digest()
+
+
+@pytest.mark.parametrize("keys", [{"max_length": 60}, {"max_prompt_length": 7}, {"truncation": "refuse"}])
+def test_what_changes_trees_changes_the_key(write, prepared, home, keys):
+    file = write(*PAIRS)
+    prepared(file)
+    prepared(file, **keys)
+    assert len(list((home / "data").iterdir())) == 2
+
+
+def test_a_second_run_reads_the_cache(write, prepared, monkeypatch):
+    file = write(*PAIRS)
+    first = prepared(file)
+    monkeypatch.setattr(sys.modules["luthier.data.prepare"], "fill", None)
+    again = prepared(file)
+    assert again.digest() == first.digest()
+    assert flat(again.rows.tree(3)) == flat(first.rows.tree(3))
+
+
+def test_plain_stores_have_no_arrays_of_judged_ones(write, prepared, home):
+    rows = prepared(write({"instruction": "q", "output": "a"})).rows
+    folder = next((home / "data").iterdir())
+    assert {file.stem for file in folder.iterdir()} == {
+        "tokens",
+        "scored",
+        "offsets",
+        "counts",
+        "numbers",
+        "parts",
+        "store",
+    }
+    assert (rows.judged, rows.answers.tolist(), rows.prompts.tolist()) == (False, [1], [0])
+
+
+@pytest.mark.parametrize(
+    ("judged", "keys", "said"),
+    [
+        (True, {"loss_on": "all"}, r"data\.loss_on: 'all' with judged answers; assistant or last"),
+        (False, {"max_prompt_length": 5}, r"data\.max_prompt_length: 5; max_length alone"),
+        (False, {"share_prompts": False}, r"data\.share_prompts: false; true: rows of this objective have one answer"),
+    ],
+)
+def test_keys_without_effect_are_refused(qwen, write, judged, keys, said):
+    with pytest.raises(RecipeError, match=said):
+        prepare(Data(train=write(*PAIRS), **keys), qwen, which="train", judged=judged)
+
+
+def test_the_wrong_objective_is_told(qwen, write):
+    with pytest.raises(DataError, match="as preference they are for preference objectives"):
+        prepare(Data(train=write(*PAIRS)), qwen, which="train", judged=False)
+    assert prepare(Data(train=write(*PAIRS)), qwen, which="train", judged=True).rows.judged
+
+
+def batches(rows, *, epochs=1.0, max_steps=-1, weights=(1.0,), **keys) -> Batches:
+    data = Data(train=[{"path": "x", "weight": weight} for weight in weights], **{"max_length": 64} | keys)
+    train = Train(
+        per_device_train_batch_size=2, gradient_accumulation_steps=2, num_train_epochs=epochs, max_steps=max_steps
+    )
+    return Batches(rows, data, train, 3)
+
+
+def drawn(found: Batches) -> list[str]:
+    return [tree.row for step in range(found.total_steps) for micro in found.step(step) for tree in micro]
+
+
+def test_pairs_are_examples_and_never_packed(pairs):
+    found = batches(pairs.rows)  # data.packing is true, as by default
+    assert found.total_steps == 3
+    assert [[len(micro) for micro in found.step(step)] for step in range(3)] == [[2, 2], [2, 2], [1]]
+    assert len(set(drawn(found))) == 9
+    held_out = eval_batches(pairs.rows, Data(train="x", max_length=64), Train(per_device_eval_batch_size=4))
+    assert [len(batch) for batch in held_out] == [4, 4, 1]
+
+
+@pytest.mark.parametrize("share", [True, False])
+@pytest.mark.parametrize("foreign", [True, False])
+def test_the_largest_micro_batch(pairs, share, foreign):
+    rows = Mismatched(pairs.rows, 64) if foreign else pairs.rows
+    found = batches(rows, share_prompts=share, epochs=40.0)
+    largest = max(sum(map(len, micro)) for step in range(found.total_steps) for micro in found.step(step))
+    assert largest == found.largest()  # in 40 epochs the two longest rows meet
+
+
+def test_prompts_are_shared_or_not(pairs):
+    once, apart = batches(pairs.rows).step(0)[0], batches(pairs.rows, share_prompts=False).step(0)[0]
+    assert list(map(flat, apart)) == [flat(unshared(tree)) for tree in once]
+    assert [tree.parents for tree in apart] == [(-1, 0, -1, 2)] * 2
+    assert apart[0].grades[1::2] == (1.0, 0.0)
+    held_out = eval_batches(pairs.rows, Data(train="x", share_prompts=False), Train())
+    assert flat(held_out[0][0]) == flat(unshared(pairs.rows.tree(0)))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"epochs": 0.4},
+        {"epochs": 1.0},
+        {"epochs": 2.6},
+        {"max_steps": 1},
+        {"max_steps": 40},
+        {"epochs": 0.7, "weights": (0.5,)},
+        {"epochs": 1.3, "weights": (0.5,)},
+        {"max_steps": 3, "shuffle": False},
+    ],
+)
+def test_visited_rows_are_those_that_the_steps_draw(pairs, keys):
+    found = batches(pairs.rows, **keys)
+    names = [found.rows.tree(int(row)).row for row in found.visited()]
+    assert set(names) == set(drawn(found))
+    assert found.visited().tolist() == sorted(set(found.visited().tolist()))
+
+
+def test_a_source_of_weight_0_is_not_visited(write, prepared):
+    rows = prepared([write(*PAIRS), write(*PAIRS[:3], name="b.jsonl")]).rows
+    assert batches(rows, weights=(1.0, 0.001)).visited().tolist() == list(range(9))
+
+
+class _Longer:
+    """What wraps rows: the same, seen through another object."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows, self.asked = rows, []
+        self.lengths, self.scored, self.starts, self.judged = rows.lengths, rows.scored, rows.starts, rows.judged
+        self.answers, self.prompts = rows.answers, rows.prompts
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def tree(self, row):
+        self.asked.append(row)
+        return self.rows.tree(row)
+
+
+def test_rows_may_be_replaced_by_a_wrapper(pairs):
+    found = batches(pairs.rows)
+    before = [list(map(flat, micro)) for micro in found.step(1)]
+    found.rows = _Longer(pairs.rows)
+    assert [list(map(flat, micro)) for micro in found.step(1)] == before
+    assert len(found.rows.asked) == 4
+    assert found.largest() == batches(pairs.rows).largest()
+
+
+def test_mismatched_answers_are_the_next_rows(pairs):
+    rows = pairs.rows
+    found = Mismatched(rows, 1024)
+    for row in range(9):
+        tree, own, following = found.tree(row), rows.tree(row), rows.tree((row + 1) % 9)
+        assert flat(tree)[1][:3] == flat(own)[1]
+        assert np.array_equal(tree.segments[3].ids, following.segments[1].ids)
+        assert np.array_equal(tree.segments[3].scored, following.segments[1].scored)
+        assert tree.parents == (-1, 0, 0, 0)
+        assert (tree.grades[1:3], tree.row) == (own.grades[1:], own.row)
+        assert math.isnan(tree.grades[3])
+        assert found.lengths[row] == len(tree)
+    assert (len(found), found.answers.tolist()) == (9, [3] * 9)
+    assert found.scored.tolist() == rows.scored.tolist()
+    with pytest.raises(IndexError):
+        found.tree(9)
+
+
+def test_mismatched_answers_are_cut_to_fit(write, prepared):
+    rows = prepared(
+        write(
+            {"prompt": "Q: " * 12, "completion": " a", "label": 1},
+            {"prompt": "Q:", "completion": " b" * 40, "label": 0},
+        ),
+        max_length=64,
+    ).rows
+    tree = Mismatched(rows, 64).tree(0)
+    assert len(tree.segments[0]) + len(tree.segments[2]) == 64
+    assert len(tree.segments[2]) < len(rows.tree(1).segments[1])
+    assert Mismatched(rows, 64).lengths[0] == len(tree)
+    assert tree.scores == ()
+
+
+def test_mismatched_answers_need_another_row(write, prepared):
+    with pytest.raises(DataError, match="one row only; another row's answer is needed"):
+        Mismatched(prepared(write(PAIRS[0])).rows, 64)
+    with pytest.raises(ValueError, match="only judged rows"):
+        Mismatched(prepared(write({"text": "a"}, {"text": "b"}, name="text.jsonl")).rows, 64)
