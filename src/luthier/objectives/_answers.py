@@ -29,7 +29,9 @@ class Answers:
         logps: Sum of the log-probabilities of its scored tokens, [N].
         lengths: Its scored tokens, [N], 1 at least: what means are divided by.
         ratios: Log-ratio of policy and reference, log pi(y|x) - log pi_ref(y|x), [N]; None without a reference.
-        kl: Estimate of the KL divergence from the reference, mean over its scored tokens, [N], no gradient; or None.
+        kl: Half the mean square of its tokens' log-ratios, [N], no gradient; or None. It estimates the KL divergence
+            from the reference (Schulman's k2) and grows with the square of the distance; exp(-r) - 1 + r (k3), as good
+            on samples of the policy, was 1e6 on answers of the data that the policy has given up.
     """
 
     logps: torch.Tensor
@@ -75,12 +77,11 @@ def answers_of(outputs: torch.Tensor, forest: Forest) -> Answers:
         return Answers(logps=_summed(outputs, counts), lengths=lengths)
     # Summed as differences: exactly 0 where the two agree, and 1,000 tokens' rounding does not enter twice.
     ratios = outputs - forest.reference.to(outputs)
-    away = (-ratios.detach()).clamp(max=LARGEST_EXPONENT)
     return Answers(
         logps=_summed(outputs, counts),
         lengths=lengths,
         ratios=_summed(ratios, counts),
-        kl=_summed(torch.expm1(away) - away, counts) / lengths,
+        kl=_summed(ratios.detach().square(), counts) / (2 * lengths),
     )
 
 
