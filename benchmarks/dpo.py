@@ -92,7 +92,9 @@ def transcripts(path: Path) -> list[dict[str, str]]:
         at = row["chosen"].rfind(TURN) + len(TURN)
         prompt = row["chosen"][:at]
         if row["rejected"].startswith(prompt) and row["chosen"] != row["rejected"]:
-            pairs.append({"prompt": prompt, "chosen": row["chosen"][at:], "rejected": row["rejected"][at:]})
+            cut = {"prompt": prompt, "chosen": row["chosen"][at:], "rejected": row["rejected"][at:]}
+            # TRL takes text as it stands; Luthier would read these marks as turns and apply a chat template.
+            pairs.append({key: text.replace("Human:", "Q:").replace("Assistant:", "A:") for key, text in cut.items()})
     return pairs
 
 

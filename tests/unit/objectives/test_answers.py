@@ -111,7 +111,7 @@ def test_metrics_are_sums_over_pairs():
 
 
 def test_kl_is_the_divergence_near_the_reference():
-    """The mean of half the squared log-ratio over samples of the policy is KL(policy | reference) to the second order."""
+    """Half the mean squared log-ratio over samples of the policy is KL(policy | reference) to the second order."""
     logits = torch.tensor([1.0, 0.2, -0.5], dtype=torch.float64)
     for step in (1e-2, 1e-3):
         policy, reference = (logits + step * torch.tensor([0.5, -1.0, 0.3])).log_softmax(-1), logits.log_softmax(-1)
