@@ -33,10 +33,15 @@ def main(
     from luthier.recipe import load_recipe
 
     resolved = load_recipe(recipe, overrides or ())  # a wrong key answers before torch is imported for the model
+    from luthier.engine.distributed import place_here
     from luthier.run import preview, train
 
+    first = place_here().first  # under torchrun one process speaks for all
+
     if dry_run:
-        _show(preview(resolved, say=_say), as_json)
+        found = preview(resolved, say=_say if first else lambda _: None)
+        if first:
+            _show(found, as_json)
         return
     again = shlex.join(["luthier", "train", str(recipe), *(overrides or ()), "--resume", *["--quiet"] * quiet])
     try:
@@ -46,6 +51,8 @@ def main(
     except KeyboardInterrupt:
         where = resolved.recipe.output_dir
         raise Interrupted(where, "stopped at once", "what was saved before is whole", f"go on with: {again}") from None
+    if not first:
+        return
     summary = result.summary
     if as_json:
         print(json.dumps(summary, ensure_ascii=False))

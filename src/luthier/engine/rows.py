@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 from luthier.core import registry
 from luthier.core.errors import RecipeError
 from luthier.data import Batches, prepare
+<<<<<<< HEAD
 from luthier.data.mismatch import Mismatched
+=======
+from luthier.engine.distributed import ALONE
+>>>>>>> 2ad15fe (feat(engine): one run by several processes under torchrun)
 from luthier.models import load_tokenizer
 
 if TYPE_CHECKING:
@@ -18,7 +22,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from luthier.data import Prepared
+<<<<<<< HEAD
     from luthier.data.rows import Drawn
+=======
+    from luthier.data.ledger import Ledger
+    from luthier.engine.distributed import Ranks
+>>>>>>> 2ad15fe (feat(engine): one run by several processes under torchrun)
     from luthier.recipe import Recipe
 
     Say = Callable[[str], None]
@@ -26,6 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
+<<<<<<< HEAD
     """What is trained on.
 
     Attributes:
@@ -35,15 +45,27 @@ class Rows:
         batches: The run's steps; `batches.rows` is what they draw from.
         eval_rows: What is evaluated on.
     """
+=======
+    """What is trained on, and by whom: `batches` are this rank's share."""
+>>>>>>> 2ad15fe (feat(engine): one run by several processes under torchrun)
 
     tokenizer: PreTrainedTokenizerBase
     train: Prepared
     held_out: Prepared | None
     batches: Batches
+<<<<<<< HEAD
     eval_rows: Drawn | None
+=======
+    ranks: Ranks = ALONE
+
+    @property
+    def ledgers(self) -> list[Ledger]:
+        """What became of the rows that were read."""
+        return [prepared.ledger for prepared in (self.train, self.held_out) if prepared]
+>>>>>>> 2ad15fe (feat(engine): one run by several processes under torchrun)
 
 
-def read_rows(recipe: Recipe, say: Say) -> Rows:
+def read_rows(recipe: Recipe, say: Say, ranks: Ranks = ALONE) -> Rows:
     """Read, render and check the data, and lay out the run's steps."""
     model = recipe.model
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision, model.trust_remote_code)
@@ -52,12 +74,16 @@ def read_rows(recipe: Recipe, say: Say) -> Rows:
     prepared = prepare(recipe.data, tokenizer, which="train", judged=judged, say=say)
     held_out = prepare(recipe.data, tokenizer, which="eval", judged=judged, say=say) if recipe.data.eval else None
     tokenizer.chat_template = prepared.chat_template or tokenizer.chat_template
+<<<<<<< HEAD
     drawn: Drawn = prepared.rows
     eval_rows: Drawn | None = held_out.rows if held_out else None
     if getattr(objective, "MISMATCHED", False):
         drawn = Mismatched(prepared.rows, recipe.data.max_length)
         eval_rows = Mismatched(held_out.rows, recipe.data.max_length) if held_out else None
     batches = Batches(drawn, recipe.data, recipe.train, recipe.seed)
+=======
+    batches = Batches(prepared.rows, recipe.data, recipe.train, recipe.seed, rank=ranks.rank, world=ranks.world)
+>>>>>>> 2ad15fe (feat(engine): one run by several processes under torchrun)
     if recipe.optim.warmup_steps > batches.total_steps:
         raise RecipeError(
             "optim.warmup_steps",
@@ -65,4 +91,8 @@ def read_rows(recipe: Recipe, say: Say) -> Rows:
             "the warm-up is a part of the run",
             "lower it, or use optim.warmup_ratio",
         )
+<<<<<<< HEAD
     return Rows(tokenizer=tokenizer, train=prepared, held_out=held_out, batches=batches, eval_rows=eval_rows)
+=======
+    return Rows(tokenizer=tokenizer, train=prepared, held_out=held_out, batches=batches, ranks=ranks)
+>>>>>>> 2ad15fe (feat(engine): one run by several processes under torchrun)
