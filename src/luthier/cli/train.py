@@ -44,6 +44,8 @@ def main(
             _show(found, as_json)
         return
     again = shlex.join(["luthier", "train", str(recipe), *(overrides or ()), "--resume", *["--quiet"] * quiet])
+    if place_here().world > 1:
+        again = "the same torchrun command and --resume"
     try:
         result = train(resolved, resume=resume, overwrite=overwrite, say=_say, callbacks=() if quiet else ("progress",))
     except Interrupted as error:
