@@ -105,7 +105,7 @@ def test_killed_resumed_to_the_same_bits_and_stopped(recipe, tmp_path):
         code, _, err = ended(process)
     assert code != 0
     assert time.monotonic() - began < 60
-    assert "error: rank 0 of 2: another rank has ended" in err
+    assert "error: rank 0 of 2: another rank has ended" in err, err
     assert "/luthier/engine/" not in err, "a traceback"
     assert not (run / "summary.json").exists()
     saved = max(int(path.name.removeprefix("step-")) for path in (run / "checkpoints").glob("step-*"))

@@ -9,11 +9,8 @@ from typing import TYPE_CHECKING
 from luthier.core import registry
 from luthier.core.errors import RecipeError
 from luthier.data import Batches, prepare
-<<<<<<< HEAD
 from luthier.data.mismatch import Mismatched
-=======
 from luthier.engine.distributed import ALONE
->>>>>>> 2ad15fe (feat(engine): one run by several processes under torchrun)
 from luthier.models import load_tokenizer
 
 if TYPE_CHECKING:
@@ -22,12 +19,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from luthier.data import Prepared
-<<<<<<< HEAD
-    from luthier.data.rows import Drawn
-=======
     from luthier.data.ledger import Ledger
+    from luthier.data.rows import Drawn
     from luthier.engine.distributed import Ranks
->>>>>>> 2ad15fe (feat(engine): one run by several processes under torchrun)
     from luthier.recipe import Recipe
 
     Say = Callable[[str], None]
@@ -35,34 +29,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-<<<<<<< HEAD
     """What is trained on.
 
     Attributes:
         tokenizer: With the chat template that the rows were rendered with.
         train: The training rows and their ledger.
         held_out: Likewise those of `data.eval`.
-        batches: The run's steps; `batches.rows` is what they draw from.
+        batches: The run's steps, or this rank's share of them; `batches.rows` is what they draw from.
         eval_rows: What is evaluated on.
+        ranks: Who shares the steps.
     """
-=======
-    """What is trained on, and by whom: `batches` are this rank's share."""
->>>>>>> 2ad15fe (feat(engine): one run by several processes under torchrun)
 
     tokenizer: PreTrainedTokenizerBase
     train: Prepared
     held_out: Prepared | None
     batches: Batches
-<<<<<<< HEAD
     eval_rows: Drawn | None
-=======
     ranks: Ranks = ALONE
 
     @property
     def ledgers(self) -> list[Ledger]:
         """What became of the rows that were read."""
         return [prepared.ledger for prepared in (self.train, self.held_out) if prepared]
->>>>>>> 2ad15fe (feat(engine): one run by several processes under torchrun)
 
 
 def read_rows(recipe: Recipe, say: Say, ranks: Ranks = ALONE) -> Rows:
@@ -74,16 +62,12 @@ def read_rows(recipe: Recipe, say: Say, ranks: Ranks = ALONE) -> Rows:
     prepared = prepare(recipe.data, tokenizer, which="train", judged=judged, say=say)
     held_out = prepare(recipe.data, tokenizer, which="eval", judged=judged, say=say) if recipe.data.eval else None
     tokenizer.chat_template = prepared.chat_template or tokenizer.chat_template
-<<<<<<< HEAD
     drawn: Drawn = prepared.rows
     eval_rows: Drawn | None = held_out.rows if held_out else None
     if getattr(objective, "MISMATCHED", False):
         drawn = Mismatched(prepared.rows, recipe.data.max_length)
         eval_rows = Mismatched(held_out.rows, recipe.data.max_length) if held_out else None
-    batches = Batches(drawn, recipe.data, recipe.train, recipe.seed)
-=======
-    batches = Batches(prepared.rows, recipe.data, recipe.train, recipe.seed, rank=ranks.rank, world=ranks.world)
->>>>>>> 2ad15fe (feat(engine): one run by several processes under torchrun)
+    batches = Batches(drawn, recipe.data, recipe.train, recipe.seed, rank=ranks.rank, world=ranks.world)
     if recipe.optim.warmup_steps > batches.total_steps:
         raise RecipeError(
             "optim.warmup_steps",
@@ -91,8 +75,6 @@ def read_rows(recipe: Recipe, say: Say, ranks: Ranks = ALONE) -> Rows:
             "the warm-up is a part of the run",
             "lower it, or use optim.warmup_ratio",
         )
-<<<<<<< HEAD
-    return Rows(tokenizer=tokenizer, train=prepared, held_out=held_out, batches=batches, eval_rows=eval_rows)
-=======
-    return Rows(tokenizer=tokenizer, train=prepared, held_out=held_out, batches=batches, ranks=ranks)
->>>>>>> 2ad15fe (feat(engine): one run by several processes under torchrun)
+    return Rows(
+        tokenizer=tokenizer, train=prepared, held_out=held_out, batches=batches, eval_rows=eval_rows, ranks=ranks
+    )
