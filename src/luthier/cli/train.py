@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from luthier.core.errors import Interrupted
+from luthier.core.errors import Interrupted, RunFailed
 
 
 def main(
@@ -48,9 +48,13 @@ def main(
         again = "the same torchrun command and --resume"
     try:
         result = train(resolved, resume=resume, overwrite=overwrite, say=_say, callbacks=() if quiet else ("progress",))
-    except Interrupted as error:
-        raise Interrupted(error.where, error.received, fix=f"go on with: {again}") from None
-    except KeyboardInterrupt:
+    except (Interrupted, KeyboardInterrupt) as stop:
+        # torchrun's SIGTERM may come while the reason for the end is on its way out: the reason counts
+        told = stop if isinstance(stop, Interrupted) else stop.__context__
+        if isinstance(told, RunFailed):
+            raise told from None
+        if isinstance(told, Interrupted):
+            raise Interrupted(told.where, told.received, fix=f"go on with: {again}") from None
         where = resolved.recipe.output_dir
         raise Interrupted(where, "stopped at once", "what was saved before is whole", f"go on with: {again}") from None
     if not first:
