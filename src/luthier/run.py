@@ -111,8 +111,7 @@ def train(
                     say(machine.where(model.device, threads))
                     work = open_run(resolved, rows, trainable, resume=resume, callbacks=watchers, say=say)
                     machine.reset_peak()
-                    progress = fit(work, resume=resume)
-                    summary = summarise(resolved, progress, trainable, ranks=ranks)
+                    summary = summarise(resolved, fit(work, resume=resume), trainable, ranks=ranks)
             return close_run(work, rows, summary)
 
 
