@@ -19,6 +19,7 @@ from luthier.engine import folder as run_folder
 from luthier.engine import machine
 from luthier.engine._callback import make_watchers
 from luthier.engine.cohort import Member, fit_together
+from luthier.engine.distributed import refuse_several
 from luthier.engine.loop import fit
 from luthier.engine.memory import SHARE, fit_memory, free_bytes, need
 from luthier.engine.precision import pick_device, pick_dtype, routed_float32
@@ -109,6 +110,7 @@ def train_together(
         RecipeError: They cannot share a base; nothing has run.
         Interrupted: Stopped by Ctrl-C; every run under way is saved.
     """
+    refuse_several("a cohort")
     _check(runs)
     first = runs[0].resolved.recipe
     device = pick_device()

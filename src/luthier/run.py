@@ -19,6 +19,7 @@ from luthier.data import eval_batches
 from luthier.engine import folder as run_folder
 from luthier.engine import machine
 from luthier.engine._callback import make_watchers
+from luthier.engine.distributed import joined, place_here
 from luthier.engine.loop import Work, fit
 from luthier.engine.memory import fit_memory
 from luthier.engine.precision import pick_device, pick_dtype, routed_float32
@@ -93,24 +94,25 @@ def train(
         Interrupted: Stopped by Ctrl-C and saved.
     """
     resolved = recipe if isinstance(recipe, Resolved) else load_recipe(recipe)
-    recipe = resolved.recipe
-    folder = run_folder.check_folder(resolved, resume=resume, overwrite=overwrite)
-    watchers = make_watchers(folder, (*callbacks, *recipe.train.report_to))
-    with run_folder.held(folder):
-        if resume and (summary := run_folder.finished(folder, resolved.fingerprint)):
-            say(f"{folder}: this run is finished; its result is kept, there is nothing to do")
-            return _reopen(recipe, folder, summary, say)
-        rows = read_rows(recipe, say)
-        with routed_float32(pick_device().type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
-            model, trainable = _build(recipe, say)
-            fit_memory(recipe, trainable, rows.batches.largest(), say)
-            with fitting_threads(model) as threads, machine.kept_pages():
-                say(machine.where(model.device, threads))
-                work = open_run(resolved, rows, trainable, resume=resume, callbacks=watchers, say=say)
-                machine.reset_peak()
-                progress = fit(work, resume=resume)
-                summary = summarise(resolved, progress, trainable)
-        return close_run(work, rows, summary)
+    recipe, folder = resolved.recipe, Path(resolved.recipe.output_dir)
+    with joined() as ranks:
+        say = say if ranks.first else lambda _: None
+        watchers = make_watchers(folder, (*callbacks, *recipe.train.report_to) if ranks.first else ())
+        with run_folder.entered(resolved, ranks, resume=resume, overwrite=overwrite) as summary:
+            if summary:
+                say(f"{folder}: this run is finished; its result is kept, there is nothing to do")
+                return _reopen(recipe, folder, summary, say)
+            rows = ranks.one_first(lambda: read_rows(recipe, say, ranks))
+            with routed_float32(pick_device().type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
+                model, trainable = _build(recipe, say)
+                ranks.wait()  # the memory that is free is looked at when every rank holds its model
+                fit_memory(recipe, trainable, rows.batches.largest(), say, ranks=ranks.local_world)
+                with fitting_threads(model) as threads, machine.kept_pages():
+                    say(machine.where(model.device, threads))
+                    work = open_run(resolved, rows, trainable, resume=resume, callbacks=watchers, say=say)
+                    machine.reset_peak()
+                    summary = summarise(resolved, fit(work, resume=resume), trainable, ranks=ranks)
+            return close_run(work, rows, summary)
 
 
 def open_run(
@@ -121,12 +123,8 @@ def open_run(
     objective = _bind(recipe)
     held_out, refer = rows.eval_rows, None
     if objective.reference:  # before anything is written or trained: what it says is of the policy's first state
-        refer, held_out = _refer(recipe, rows, trainable, objective, say)
-    if not resume or not (folder / "recipe.yaml").exists():
-        run_folder.clear(folder)
-    run_folder.write_text(folder / "recipe.yaml", resolved.to_yaml())
-    ledgers = [prepared.ledger for prepared in (rows.train, rows.held_out) if prepared]
-    run_folder.write_json(folder / "ledger.json", {ledger.which: ledger.to_json() for ledger in ledgers})
+        refer, held_out = rows.ranks.one_first(lambda: _refer(recipe, rows, trainable, objective, say))
+    run_folder.begin(resolved, rows.ledgers, rows.ranks, resume=resume)
     return Work(
         recipe=recipe,
         trainable=trainable,
@@ -139,6 +137,7 @@ def open_run(
         data=rows.train.digest(),
         callbacks=callbacks,
         say=say,
+        ranks=rows.ranks,
     )
 
 
@@ -155,7 +154,7 @@ def _refer(
     )
     refer, held_out = settle(want, trainable, rows, lambda other: load(other, recipe.model.dtype)[0], say)
     if want.is_start:
-        apart = check_start(trainable, objective, rows.batches.step(0)[0], refer)
+        apart = check_start(trainable, objective, next(iter(rows.batches.step(0)), ()), refer)
         say(f"policy and reference are one before the first step (to {apart:.1e} nats a token)")
     else:
         say(f"the policy does not start as its reference ({want.reference}): its first margins are not 0")
@@ -170,8 +169,7 @@ def close_run(work: Work, rows: Rows, summary: dict[str, Any]) -> RunResult:
         work.trainable.save(writing)
         save_words(rows.tokenizer, model, writing)
 
-    run_folder.write_result(work.folder / work.trainable.folder, save)
-    run_folder.write_json(work.folder / "summary.json", summary)
+    run_folder.finish(work.folder, work.trainable.folder, save, summary, work.ranks)
     parts = {"model": model, "tokenizer": rows.tokenizer, "trainable": work.trainable}
     return RunResult(folder=work.folder, summary=summary, **parts)
 
@@ -192,7 +190,7 @@ def preview(recipe: Recipe | Resolved | dict[str, Any] | str | Path, *, say: Say
     """
     resolved = recipe if isinstance(recipe, Resolved) else load_recipe(recipe)
     recipe = resolved.recipe
-    rows = read_rows(recipe, say)
+    rows = read_rows(recipe, say, place_here())
     with routed_float32(pick_device().type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
         model, trainable = _build(recipe, say)
         fit_memory(recipe, trainable, rows.batches.largest(), say)

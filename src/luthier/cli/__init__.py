@@ -114,7 +114,8 @@ def _overview(commands: dict[str, str]) -> str:
 
 
 def _report(error: LuthierError, *, as_json: bool) -> None:
-    if as_json:
+    rank = os.environ.get("RANK", "0")  # torchrun's; one process alone answers on stdout
+    if as_json and rank == "0":
         tree = {"error": {"kind": type(error).__name__, "message": str(error), "exit_code": error.exit_code}}
         sys.stdout.write(json.dumps(tree, ensure_ascii=False) + "\n")
-    sys.stderr.write(f"error: {error}\n")
+    sys.stderr.write(f"error{f' of rank {rank}' if rank != '0' else ''}: {error}\n")

@@ -26,8 +26,10 @@ def main(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
     """See the module's text."""
+    from luthier.engine.distributed import refuse_several
     from luthier.study import load_study
 
+    refuse_several("luthier compare")
     checked = load_study(study, overrides or ())  # a wrong key answers before torch is imported
     from luthier.study import compare
     from luthier.study.conclude import sentence

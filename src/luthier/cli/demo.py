@@ -27,6 +27,9 @@ def main(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
 ) -> None:
     """See the module's text."""
+    from luthier.engine.distributed import refuse_several
+
+    refuse_several("luthier demo")
     from luthier.study.demo import run_demo, run_full, samples, to_json
     from luthier.web.page import write_page
     from luthier.web.picture import add_picture

@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from luthier.core.errors import Interrupted
+from luthier.core.errors import Interrupted, RunFailed
 
 
 def main(
@@ -33,19 +33,32 @@ def main(
     from luthier.recipe import load_recipe
 
     resolved = load_recipe(recipe, overrides or ())  # a wrong key answers before torch is imported for the model
+    from luthier.engine.distributed import place_here
     from luthier.run import preview, train
 
+    first = place_here().first  # under torchrun one process speaks for all
+
     if dry_run:
-        _show(preview(resolved, say=_say), as_json)
+        found = preview(resolved, say=_say if first else lambda _: None)
+        if first:
+            _show(found, as_json)
         return
     again = shlex.join(["luthier", "train", str(recipe), *(overrides or ()), "--resume", *["--quiet"] * quiet])
+    if place_here().world > 1:
+        again = "the same torchrun command and --resume"
     try:
         result = train(resolved, resume=resume, overwrite=overwrite, say=_say, callbacks=() if quiet else ("progress",))
-    except Interrupted as error:
-        raise Interrupted(error.where, error.received, fix=f"go on with: {again}") from None
-    except KeyboardInterrupt:
+    except (Interrupted, KeyboardInterrupt) as stop:
+        # torchrun's SIGTERM may come while the reason for the end is on its way out: the reason counts
+        told = stop if isinstance(stop, Interrupted) else stop.__context__
+        if isinstance(told, RunFailed):
+            raise told from None
+        if isinstance(told, Interrupted):
+            raise Interrupted(told.where, told.received, fix=f"go on with: {again}") from None
         where = resolved.recipe.output_dir
         raise Interrupted(where, "stopped at once", "what was saved before is whole", f"go on with: {again}") from None
+    if not first:
+        return
     summary = result.summary
     if as_json:
         print(json.dumps(summary, ensure_ascii=False))

@@ -34,6 +34,8 @@ class Batches:
         data: Packing, ``max_length``, shuffling, weights.
         train: Batch size, accumulation, epochs or steps.
         seed: With the epoch's number it decides everything.
+        rank: Which share of each step this process takes (`torchrun`).
+        world: How many processes share a step; each adds its batch to it.
 
     Attributes:
         rows: What is drawn from. A wrapper that adds to the trees (what a reference says of them) may take its place at
@@ -44,12 +46,12 @@ class Batches:
         DataError: The weights leave no row in an epoch.
     """
 
-    def __init__(self, rows: Drawn, data: Data, train: Train, seed: int) -> None:
+    def __init__(self, rows: Drawn, data: Data, train: Train, seed: int, *, rank: int = 0, world: int = 1) -> None:
         self.rows: Drawn = rows
-        self.data, self.seed = data, seed
+        self.data, self.seed, self.rank, self.world = data, seed, rank, world
         self.packing = data.packing and not rows.judged
         self.micro = train.per_device_train_batch_size
-        self.per_step = self.micro * train.gradient_accumulation_steps
+        self.per_step = self.micro * train.gradient_accumulation_steps * world
         self.weights = [source.weight for source in data.train]
         if len(self.weights) != len(rows.starts) - 1:
             raise ValueError(f"{len(self.weights)} sources in data.train, {len(rows.starts) - 1} in rows")
@@ -61,7 +63,7 @@ class Batches:
         self.total_steps = train.max_steps if train.max_steps > 0 else self._steps_for(train.num_train_epochs)
 
     def step(self, number: int) -> list[list[Tree]]:
-        """Return the micro-batches of one optimiser step.
+        """Return the micro-batches of one optimiser step, or this rank's share of them.
 
         Args:
             number: Step, from 0.
@@ -69,9 +71,10 @@ class Batches:
         Returns:
             At most ``gradient_accumulation_steps`` lists of trees. With packing the trees of one list fill
             ``per_device_train_batch_size`` bins of ``max_length`` tokens, without it they are that many examples.
+            Ranks take turns, bin by bin, so the last step of an epoch is shared as evenly as the others.
         """
         epoch, place = self._find(number)
-        bins = self._plan(epoch)[place * self.per_step : (place + 1) * self.per_step]
+        bins = self._plan(epoch)[place * self.per_step : (place + 1) * self.per_step][self.rank :: self.world]
         share = self.data.share_prompts
         return [_trees(self.rows, bins[at : at + self.micro], share) for at in range(0, len(bins), self.micro)]
 

@@ -40,13 +40,15 @@ class Saved:
 
     Attributes:
         progress: The loop's counters.
-        random: States of torch's generators.
+        random: States of torch's generators, of rank 0.
         about: What it was made with: versions, threads, device, the data's digest.
+        others: The same as `random` of the other ranks, 1 and up.
     """
 
     progress: dict[str, Any]
     random: dict[str, str]
     about: dict[str, Any]
+    others: tuple[dict[str, str], ...] = ()
 
 
 def save_checkpoint(
@@ -72,6 +74,7 @@ def save_checkpoint(
     tensors, numbers = _split(optimizer, names)
     final, writing = folder / f"{PREFIX}{step}", folder / f"{TEMPORARY}{step}-{os.getpid()}"
     state = {"step": step, "optimizer": numbers, "progress": saved.progress, "random": saved.random}
+    state |= {"others": saved.others} if saved.others else {}
     try:
         writing.mkdir(parents=True, exist_ok=True)
         save_file({n: p.detach().contiguous() for n, p in parameters.items()}, writing / "parameters.safetensors")
@@ -178,7 +181,8 @@ def load_checkpoint(path: Path, parameters: dict[str, torch.nn.Parameter], optim
     load_parameters(path, parameters)
     state = json.loads((path / "state.json").read_text())
     _join(optimizer, parameters, load_file(path / "optimizer.safetensors"), state["optimizer"])
-    return Saved(progress=state["progress"], random=state["random"], about=state["about"])
+    others = tuple(state.get("others", ()))
+    return Saved(progress=state["progress"], random=state["random"], about=state["about"], others=others)
 
 
 @torch.no_grad()

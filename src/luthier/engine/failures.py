@@ -83,6 +83,16 @@ def memory_as_failure(step: int) -> Iterator[None]:
         ) from error
 
 
+def other_world(path: Path, then: int, now: int) -> UserError:
+    """The checkpoint was written by another number of ranks, whose steps held other rows."""
+    return UserError(
+        "torchrun",
+        f"{now} {'processes' if now > 1 else 'process'}, and {path} was written by {then}",
+        "as many as before: the steps of others hold other rows",
+        f"start {then} again, or begin anew with --overwrite",
+    )
+
+
 def other_data(path: Path) -> UserError:
     """The rows are not those that the checkpoint was trained on."""
     return UserError(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,10 @@ from luthier.core.errors import RecipeError, RunFailed
 from luthier.engine.checkpoint import sync
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+    from luthier.data.ledger import Ledger
+    from luthier.engine.distributed import Ranks
     from luthier.recipe import Resolved
 
 # What a run writes; nothing else in its folder is ever removed.
@@ -115,6 +117,38 @@ def held(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def entered(resolved: Resolved, ranks: Ranks, *, resume: bool, overwrite: bool) -> Iterator[dict[str, Any] | None]:
+    """Check the folder of a run and hold it, on rank 0 alone; the others wait for its word.
+
+    Yields:
+        The summary of the run, where it is resumed and finished already, or None.
+
+    Raises:
+        RecipeError: As :func:`check_folder` and :func:`held`; the other ranks get a RunFailed.
+    """
+    folder = Path(resolved.recipe.output_dir)
+    if ranks.first:
+        check_folder(resolved, resume=resume, overwrite=overwrite)
+    with held(folder) if ranks.first else nullcontext():
+        yield ranks.from_first(lambda: finished(folder, resolved.fingerprint) if resume else None)
+
+
+def begin(resolved: Resolved, ledgers: Iterable[Ledger], ranks: Ranks, *, resume: bool) -> None:
+    """Write what a run begins with, its recipe and its ledgers; rank 0 does.
+
+    Raises:
+        RunFailed: The disk is full or not writable.
+    """
+    folder = Path(resolved.recipe.output_dir)
+    if not ranks.first:
+        return
+    if not resume or not (folder / "recipe.yaml").exists():
+        clear(folder)
+    write_text(folder / "recipe.yaml", resolved.to_yaml())
+    write_json(folder / "ledger.json", {ledger.which: ledger.to_json() for ledger in ledgers})
+
+
 def clear(folder: Path) -> None:
     """Remove what an earlier run wrote; what marks the folder as a run goes last: a kill before locks nobody out."""
     for name in FILES:
@@ -147,6 +181,25 @@ def write_json(path: Path, tree: Any) -> None:
         RunFailed: The disk is full or not writable.
     """
     write_text(path, json.dumps(tree, indent=2, ensure_ascii=False) + "\n")
+
+
+def finish(folder: Path, name: str, save: Callable[[Path], None], summary: dict[str, Any], ranks: Ranks) -> None:
+    """Write a run's result and then its summary; rank 0 does, and the others wait for it.
+
+    Args:
+        folder: The run's.
+        name: `adapter` or `model`.
+        save: Writes the result into an empty folder.
+        summary: Contents of summary.json.
+        ranks: Who trained.
+
+    Raises:
+        RunFailed: The disk is full or not writable.
+    """
+    if ranks.first:
+        write_result(folder / name, save)
+        write_json(folder / "summary.json", summary)
+    ranks.wait()
 
 
 def write_result(final: Path, save: Callable[[Path], None]) -> None:

@@ -18,13 +18,13 @@ import torch
 from luthier.core.errors import Interrupted, RunStopped
 from luthier.engine import checkpoint, metrics, schedule
 from luthier.engine._callback import Watchers
-from luthier.engine.failures import loss_not_finite, memory_as_failure, other_data, weights_not_finite
+from luthier.engine.failures import loss_not_finite, memory_as_failure, other_data, other_world, weights_not_finite
 from luthier.engine.machine import made_with
 from luthier.engine.optim import build_optimizer, clip, set_learning_rate
 from luthier.engine.precision import Masters
 from luthier.engine.presence import STOP, announced
 from luthier.engine.signals import StopRequest
-from luthier.engine.step import accumulate, evaluate_loss
+from luthier.engine.step import accumulate, evaluate_loss, merged
 from luthier.engine.work import Progress, State, Work
 
 if TYPE_CHECKING:
@@ -46,12 +46,12 @@ def fit(work: Work, *, resume: bool = False) -> Progress:
     progress = state.progress
     checkpoint.set_random_state(state.random)  # last of all: whatever was made before may have drawn
     try:
-        with StopRequest(work.folder / STOP) as stop:
+        with StopRequest(work.folder / STOP if work.ranks.first else None) as stop:
             while not is_done(work, progress):
                 with memory_as_failure(progress.step + 1):
                     _one_step(work, state)
                     improved = evaluate(work, state)
-                by_file, asked = stop.by_file, stop.asked
+                by_file, asked = work.ranks.either(stop.by_file, stop.asked)
                 if should_save(work, progress, improved) or asked:
                     save(work, state)
                 if asked and not is_done(work, progress):
@@ -71,15 +71,20 @@ def begin(work: Work, *, resume: bool) -> State:
     """
     masters = Masters(work.trainable)
     optimizer = build_optimizer(work.recipe.optim, work.trainable, masters.twins)
+    work.ranks.seed_apart(work.recipe.seed)
     random = checkpoint.random_state()
-    checkpoint.sweep(work.checkpoints)
+    if work.ranks.first:
+        checkpoint.sweep(work.checkpoints)
     progress, random = _restore(work, masters, optimizer, random) if resume else (Progress(), random)
-    metrics.cut(work.folder, progress.step)
+    work.ranks.check_same(masters.twins, "before the first step")
+    if work.ranks.first:
+        metrics.cut(work.folder, progress.step)
     watchers = Watchers(work.callbacks, work.say)
     watchers.tell("on_start", work.folder, work.recipe.model_dump(mode="json"), work.total_steps, progress.step)
     work.trainable.model.train()
     presence = ExitStack()
-    presence.enter_context(announced(work.folder, work.total_steps))
+    if work.ranks.first:
+        presence.enter_context(announced(work.folder, work.total_steps))
     return State(
         masters=masters, optimizer=optimizer, progress=progress, watchers=watchers, random=random, presence=presence
     )
@@ -95,7 +100,7 @@ def _restore(
     work: Work, masters: Masters, optimizer: torch.optim.Optimizer, random: dict[str, str]
 ) -> tuple[Progress, dict[str, str]]:
     """Put the newest whole checkpoint back and say what it is; where there is none, begin with `random`."""
-    found = checkpoint.newest_whole(work.checkpoints, work.say)
+    found = work.ranks.from_first(lambda: checkpoint.newest_whole(work.checkpoints, work.say))
     if found is None:
         work.say(f"{work.folder}: no checkpoint yet; training starts from the beginning")
         return Progress(), random
@@ -105,19 +110,23 @@ def _restore(
     now = made_with(work.data)
     if saved.about.get("data") != now["data"]:
         raise other_data(found)
+    if (then := 1 + len(saved.others)) != work.ranks.world:
+        raise other_world(found, then, work.ranks.world)
     for name, value in now.items():
         if saved.about.get(name) != value:
             was = f"{name} {value} now, {saved.about.get(name)} when {found.name} was written"
             work.say(f"{was}: the result may differ in the last bits from that of a run that never stopped")
     done = " (its training is done)" if is_done(work, progress) else ""
     work.say(f"going on after step {progress.step} of {work.total_steps}, from {found}{done}")
-    return progress, saved.random
+    return progress, (saved.random, *saved.others)[work.ranks.rank]
 
 
 def _one_step(work: Work, state: State) -> None:
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = accumulate(work.trainable.model, work.objective, work.batches(state.progress.step), work.refer)
-    update(work, state, result, (time.perf_counter() - wall, time.process_time() - cpu))
+    wall, cpu, ranks = time.perf_counter(), time.process_time(), work.ranks
+    result = accumulate(work.trainable.model, work.objective, work.batches(state.progress.step), work.refer, ranks)
+    ranks.add_gradients(state.masters.twins.values())
+    shares, spent = zip(*ranks.gather((result, time.process_time() - cpu)), strict=True)
+    update(work, state, merged(shares), (time.perf_counter() - wall, sum(spent)))
 
 
 def update(work: Work, state: State, result: StepResult, spent: tuple[float, float]) -> None:
@@ -148,7 +157,7 @@ def update(work: Work, state: State, result: StepResult, spent: tuple[float, flo
     progress.scored_tokens += result.scored_tokens
     progress.pairs += result.pairs
     progress.seconds += seconds
-    progress.cpu_seconds += spent[1] + time.process_time() - cpu
+    progress.cpu_seconds += spent[1] + (time.process_time() - cpu) * work.ranks.world  # all make the same update
     progress.loss = result.loss
     progress.interval.add(result, seconds)
     speed = result.tokens / max(seconds, 1e-9)
@@ -172,7 +181,8 @@ def _log(work: Work, state: State, norm: float, rate: float) -> None:
         "seconds": progress.seconds,
         "cpu_seconds": progress.cpu_seconds,
     }
-    metrics.append(work.folder, record)
+    if work.ranks.first:
+        metrics.append(work.folder, record)
     state.watchers.tell("on_log", record)
 
 
@@ -182,10 +192,11 @@ def evaluate(work: Work, state: State) -> bool:
     last = progress.step == work.total_steps
     if not work.eval_batches or not (last or _due(progress.step, train.eval_steps)):
         return False
-    values = evaluate_loss(work.trainable.model, work.objective, work.eval_batches, work.refer)
+    values = evaluate_loss(work.trainable.model, work.objective, work.eval_batches, work.refer, work.ranks)
     progress.evaluation = values
     record = {"step": progress.step, **{f"eval_{name}": value for name, value in values.items()}}
-    metrics.append(work.folder, record)
+    if work.ranks.first:
+        metrics.append(work.folder, record)
     state.watchers.tell("on_evaluate", record)
     if math.isfinite(values["loss"]) and values["loss"] < progress.best.get("loss", math.inf):
         progress.best, progress.best_step, progress.waited = values, progress.step, 0
@@ -218,20 +229,21 @@ def save(work: Work, state: State) -> None:
     Raises:
         RunFailed: Weights are not finite, or it cannot be written.
     """
-    progress, train = state.progress, work.recipe.train
+    progress, train, ranks = state.progress, work.recipe.train, work.ranks
     if broken := [name for name, twin in state.masters.twins.items() if not torch.isfinite(twin).all()]:
         raise weights_not_finite(work.checkpoints, progress.step, broken)
-    metrics.settle(work.folder)
-    path = checkpoint.save_checkpoint(
-        work.checkpoints,
-        progress.step,
-        state.masters.twins,
-        state.optimizer,
-        checkpoint.Saved(progress=asdict(progress), random=checkpoint.random_state(), about=made_with(work.data)),
-    )
-    if train.save_total_limit is not None:
-        best = progress.best_step if train.load_best_model_at_end else 0
-        checkpoint.prune(work.checkpoints, progress.step, train.save_total_limit, best)
+    ranks.check_same(state.masters.twins, f"step {progress.step}")
+    random, *others = ranks.gather(checkpoint.random_state())
+    path = work.checkpoints / f"{checkpoint.PREFIX}{progress.step}"
+    if ranks.first:
+        metrics.settle(work.folder)
+        about = made_with(work.data)
+        saved = checkpoint.Saved(progress=asdict(progress), random=random, about=about, others=tuple(others))
+        checkpoint.save_checkpoint(work.checkpoints, progress.step, state.masters.twins, state.optimizer, saved)
+        if train.save_total_limit is not None:
+            best = progress.best_step if train.load_best_model_at_end else 0
+            checkpoint.prune(work.checkpoints, progress.step, train.save_total_limit, best)
+    ranks.wait()
     state.watchers.tell("on_save", path)
 
 

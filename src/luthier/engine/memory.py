@@ -60,7 +60,13 @@ class Need:
 
 
 def fit_memory(
-    recipe: Recipe, trainable: Trainable, tokens: int, say: Callable[[str], None], free: int | None = None
+    recipe: Recipe,
+    trainable: Trainable,
+    tokens: int,
+    say: Callable[[str], None],
+    free: int | None = None,
+    *,
+    ranks: int = 1,
 ) -> bool:
     """Turn gradient checkpointing on where the recipe says so, or where `auto` finds that a step would not fit.
 
@@ -70,6 +76,7 @@ def fit_memory(
         tokens: Of the largest micro-batch.
         say: Told that it is on, and for `auto` the numbers.
         free: Bytes that a step may take; by default what the machine has free.
+        ranks: Processes of this run on the machine: on a CPU they share what is free.
 
     Returns:
         Whether it is on.
@@ -79,7 +86,7 @@ def fit_memory(
     """
     model: Any = trainable.model
     wanted, why = recipe.train.gradient_checkpointing, ""
-    free = free_bytes(model.device) if free is None else free
+    free = free_bytes(model.device, ranks) if free is None else free
     if wanted == "auto" and model.supports_gradient_checkpointing and free is not None:
         needed = need(trainable, recipe.optim, tokens, len(decoder_layers(model)))
         wanted, why = needed.total > SHARE * free, f": {told(needed, free)}"
@@ -148,8 +155,8 @@ def _saved_bytes(model: Any, tokens: int) -> int:
     return sum(kept.values())
 
 
-def free_bytes(device: torch.device) -> int | None:
-    """Memory that a run can still take; None where the system does not tell."""
+def free_bytes(device: torch.device, ranks: int = 1) -> int | None:
+    """Memory that each of the `ranks` on a machine can still take; None where the system does not tell."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -157,7 +164,7 @@ def free_bytes(device: torch.device) -> int | None:
     try:
         for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
-                return min(int(line.split()[1]) * 1024, _group_limit())
+                return min(int(line.split()[1]) * 1024, _group_limit()) // ranks
     except OSError:
         pass
     return None

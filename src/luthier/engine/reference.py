@@ -249,7 +249,7 @@ def check_start(trainable: Trainable, objective: Objective, trees: Sequence[Tree
     Args:
         trainable: The policy before its first step.
         objective: Bound.
-        trees: Of the first step; some are looked at.
+        trees: Of the first step; some are looked at. A rank may have no share of a small step, and so none.
         refer: Adds what the reference says, where trees do not carry it.
 
     Returns:
@@ -258,6 +258,8 @@ def check_start(trainable: Trainable, objective: Objective, trees: Sequence[Tree
     Raises:
         RunFailed: They differ by more than rounding.
     """
+    if not trees:
+        return 0.0
     model = trainable.model
     forest = plant(trees[:CHECKED]).to(next(model.parameters()).device)
     forest = forest if refer is None else refer(forest)

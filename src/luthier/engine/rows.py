@@ -10,6 +10,7 @@ from luthier.core import registry
 from luthier.core.errors import RecipeError
 from luthier.data import Batches, prepare
 from luthier.data.mismatch import Mismatched
+from luthier.engine.distributed import ALONE
 from luthier.models import load_tokenizer
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from luthier.data import Prepared
+    from luthier.data.ledger import Ledger
     from luthier.data.rows import Drawn
+    from luthier.engine.distributed import Ranks
     from luthier.recipe import Recipe
 
     Say = Callable[[str], None]
@@ -32,8 +35,9 @@ class Rows:
         tokenizer: With the chat template that the rows were rendered with.
         train: The training rows and their ledger.
         held_out: Likewise those of `data.eval`.
-        batches: The run's steps; `batches.rows` is what they draw from.
+        batches: The run's steps, or this rank's share of them; `batches.rows` is what they draw from.
         eval_rows: What is evaluated on.
+        ranks: Who shares the steps.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -41,9 +45,15 @@ class Rows:
     held_out: Prepared | None
     batches: Batches
     eval_rows: Drawn | None
+    ranks: Ranks = ALONE
+
+    @property
+    def ledgers(self) -> list[Ledger]:
+        """What became of the rows that were read."""
+        return [prepared.ledger for prepared in (self.train, self.held_out) if prepared]
 
 
-def read_rows(recipe: Recipe, say: Say) -> Rows:
+def read_rows(recipe: Recipe, say: Say, ranks: Ranks = ALONE) -> Rows:
     """Read, render and check the data, and lay out the run's steps."""
     model = recipe.model
     tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision, model.trust_remote_code)
@@ -57,7 +67,7 @@ def read_rows(recipe: Recipe, say: Say) -> Rows:
     if getattr(objective, "MISMATCHED", False):
         drawn = Mismatched(prepared.rows, recipe.data.max_length)
         eval_rows = Mismatched(held_out.rows, recipe.data.max_length) if held_out else None
-    batches = Batches(drawn, recipe.data, recipe.train, recipe.seed)
+    batches = Batches(drawn, recipe.data, recipe.train, recipe.seed, rank=ranks.rank, world=ranks.world)
     if recipe.optim.warmup_steps > batches.total_steps:
         raise RecipeError(
             "optim.warmup_steps",
@@ -65,4 +75,6 @@ def read_rows(recipe: Recipe, say: Say) -> Rows:
             "the warm-up is a part of the run",
             "lower it, or use optim.warmup_ratio",
         )
-    return Rows(tokenizer=tokenizer, train=prepared, held_out=held_out, batches=batches, eval_rows=eval_rows)
+    return Rows(
+        tokenizer=tokenizer, train=prepared, held_out=held_out, batches=batches, eval_rows=eval_rows, ranks=ranks
+    )

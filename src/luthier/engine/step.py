@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from luthier.core.trainable import Gathering
+from luthier.engine.distributed import ALONE, total
 from luthier.kernels.forest import plant
 from luthier.models import outputs
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from luthier.core.trainable import Loss, Objective
     from luthier.core.types import Tree
+    from luthier.engine.distributed import Ranks
     from luthier.kernels.forest import Forest
 
     Refer = Callable[[Forest], Forest]
@@ -54,6 +56,7 @@ def accumulate(
     objective: Objective,
     micro_batches: Sequence[Sequence[Tree]],
     refer: Refer | None = None,
+    ranks: Ranks = ALONE,
 ) -> StepResult:
     """Add the gradient of one optimiser step to the parameters.
 
@@ -64,12 +67,13 @@ def accumulate(
     Args:
         model: With its method applied, in training mode.
         objective: Bound.
-        micro_batches: Lists of trees; empty ones are passed over.
+        micro_batches: Lists of trees; empty ones are passed over. With several ranks: this one's share.
         refer: Adds what the reference model says to a forest, where trees do not carry it.
+        ranks: Who shares the step. Units are those of all; the gradient and the result's sums are this one's still.
     """
-    tally = Tally(objective, micro_batches)
+    tally = Tally(objective, micro_batches, ranks)
     device = next(model.parameters()).device
-    for forest in told(tally.forests, model, objective, refer):
+    for forest in told(tally.forests, model, objective, refer, ranks):
         placed = forest.to(device)
         found = outputs(model, placed)
         loss = objective.loss(found, gathered(objective, found, placed))
@@ -80,15 +84,15 @@ def accumulate(
 
 
 def told(
-    forests: Sequence[Forest], model: torch.nn.Module, objective: Objective, refer: Refer | None
+    forests: Sequence[Forest], model: torch.nn.Module, objective: Objective, refer: Refer | None, ranks: Ranks = ALONE
 ) -> Iterator[Forest]:
     """The forests of a step with what their objective asks for besides: the reference's words, and the step's sums.
 
     Sums over the whole step (`Gathering`) need the outputs of all micro-batches before the first loss: where there are
-    several, one more pass without gradient finds them.
+    several, or several ranks, one more pass without gradient finds them.
     """
     device = next(model.parameters()).device
-    if not isinstance(objective, Gathering) or len(forests) < 2:
+    if not isinstance(objective, Gathering) or (len(forests) < 2 and ranks.world == 1):
         for forest in forests:
             yield refer(forest.to(device)) if refer else forest
         return
@@ -99,6 +103,9 @@ def told(
             placed = forest.to(device)
             for name, value in objective.gather(outputs(model, placed), placed).items():
                 sums[name] = sums[name] + value if name in sums else value
+    if ranks.world > 1:
+        shares = ranks.gather({name: value.cpu() for name, value in sums.items()})
+        sums = {name: value.to(device) for name, value in total(shares).items()}
     yield from (replace(forest, step=sums) for forest in known)
 
 
@@ -115,17 +122,18 @@ class Tally:
     Args:
         objective: Bound.
         micro_batches: Lists of trees; empty ones are passed over.
+        ranks: Who shares the step.
 
     Attributes:
         trees: The micro-batches.
         forests: The same, each laid flat.
-        units: Of the whole step, 1 at least.
+        units: Of the whole step over all ranks, 1 at least.
     """
 
-    def __init__(self, objective: Objective, micro_batches: Sequence[Sequence[Tree]]) -> None:
+    def __init__(self, objective: Objective, micro_batches: Sequence[Sequence[Tree]], ranks: Ranks = ALONE) -> None:
         self.trees = [trees for trees in micro_batches if trees]
         self.forests = [plant(trees) for trees in self.trees]
-        self.units = max(1, sum(objective.units(forest) for forest in self.forests))
+        self.units = max(1, ranks.count(sum(objective.units(forest) for forest in self.forests)))
         self._losses: list[torch.Tensor] = []
         self._metrics: dict[str, torch.Tensor] = {}
 
@@ -151,16 +159,31 @@ class Tally:
         )
 
 
+def merged(shares: Sequence[StepResult]) -> StepResult:
+    """One step's result from its shares on all ranks; rows are those of broken shares, where there are any."""
+    broken = [share for share in shares if not math.isfinite(share.sums["loss"])]
+    return StepResult(
+        sums=total([share.sums for share in shares]),
+        units=shares[0].units,
+        tokens=sum(share.tokens for share in shares),
+        scored_tokens=sum(share.scored_tokens for share in shares),
+        pairs=sum(share.pairs for share in shares),
+        rows=tuple(row for share in broken or shares for row in share.rows),
+    )
+
+
 @torch.no_grad()
 def evaluate_loss(
     model: torch.nn.Module,
     objective: Objective,
     batches: Sequence[Sequence[Tree]],
     refer: Refer | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """The objective per unit over evaluation batches, without dropout: `{"loss": …}` and its metrics.
 
-    Sums that an objective asks for over a step (`Gathering`) are those of each batch here.
+    Sums that an objective asks for over a step (`Gathering`) are those of each batch here. Ranks take turns, batch by
+    batch; the value is that of all batches, and the same on each rank.
     """
     was_training = model.training
     model.eval()
@@ -168,14 +191,15 @@ def evaluate_loss(
         sums: dict[str, float] = {}
         units = 0
         device = next(model.parameters()).device
-        for trees in batches:
-            forest = plant(trees).to(device)
+        for place in range(ranks.rank, len(batches), ranks.world):
+            forest = plant(batches[place]).to(device)
             forest = refer(forest) if refer else forest
             found = outputs(model, forest)
             loss = objective.loss(found, gathered(objective, found, forest))
             units += objective.units(forest)
             for name, value in {"loss": loss.total, **loss.metrics}.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
+        sums, units = total(ranks.gather(sums)), ranks.count(units)
         return {name: value / max(1, units) for name, value in sums.items()}
     finally:
         model.train(was_training)

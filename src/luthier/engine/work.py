@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from luthier.engine import metrics
+from luthier.engine.distributed import ALONE, Ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -74,6 +75,7 @@ class Work:
         data: Digest of the training rows: a run is resumed on the same ones only.
         callbacks: Who watches, by name.
         say: Receives one line at a time about what happens.
+        ranks: The processes that train it; `batches` are this one's share.
     """
 
     recipe: Recipe
@@ -87,6 +89,7 @@ class Work:
     data: str = ""
     callbacks: Mapping[str, Callback] = field(default_factory=dict)
     say: Callable[[str], None] = lambda _: None
+    ranks: Ranks = ALONE
 
     @property
     def checkpoints(self) -> Path:

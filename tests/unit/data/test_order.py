@@ -33,7 +33,9 @@ def rows(tmp_path_factory) -> Rows:
     return Rows(found)
 
 
-def batches(rows, weights=(1.0, 1.0), seed=7, *, size=2, steps=3, epochs=1.0, max_steps=-1, **keys) -> Batches:
+def batches(
+    rows, weights=(1.0, 1.0), seed=7, *, size=2, steps=3, epochs=1.0, max_steps=-1, rank=0, world=1, **keys
+) -> Batches:
     data = Data(
         train=[{"path": "x", "weight": weight} for weight in weights], **{"max_length": 64, "packing": True} | keys
     )
@@ -43,7 +45,7 @@ def batches(rows, weights=(1.0, 1.0), seed=7, *, size=2, steps=3, epochs=1.0, ma
         num_train_epochs=epochs,
         max_steps=max_steps,
     )
-    return Batches(rows, data, train, seed)
+    return Batches(rows, data, train, seed, rank=rank, world=world)
 
 
 def seen(found: Batches, steps) -> list[str]:
@@ -165,3 +167,19 @@ def test_evaluation_sees_every_row_once(rows, packing):
 def test_sources_and_rows_must_agree(rows):
     with pytest.raises(ValueError, match=r"1 sources in data\.train, 2 in rows"):
         batches(rows, (1.0,))
+
+
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_share_the_steps_of_one_process_with_a_larger_batch(rows, packing, world):
+    whole = batches(rows, packing=packing, size=2 * world, steps=2, epochs=2.0)
+    given = {"packing": packing, "size": 2, "steps": 2, "epochs": 2.0}
+    shares = [batches(rows, rank=rank, world=world, **given) for rank in range(world)]
+    assert {share.total_steps for share in shares} == {whole.total_steps}
+    assert all(share.epoch(whole.total_steps) == 2.0 for share in shares)
+    for step in range(whole.total_steps):
+        own = [seen(share, [step]) for share in shares]
+        assert sorted(row for share in own for row in share) == sorted(seen(whole, [step]))
+        if not packing:
+            assert max(map(len, own)) - min(map(len, own)) <= 1  # also in the small last step of an epoch
+        assert all(len(share.step(step)) <= 2 for share in shares)
