@@ -13,8 +13,8 @@ import torch
 
 from luthier.core.errors import ModelError, RecipeError
 from luthier.models.load import load_config
-from luthier.models.tasks import auto_class, task_of
 from luthier.models.targets import Kind, find_targets, is_adaptable, kind_of, stacked_experts
+from luthier.models.tasks import auto_class, task_of
 from luthier.models.ties import head_of, tied_pair
 
 if TYPE_CHECKING:

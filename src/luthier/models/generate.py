@@ -64,7 +64,9 @@ def generate(  # noqa: PLR0913 - the usual names, keyword only
     """
     if value_head(model) is not None:
         received, allowed = "a reward model: its head gives values, not words", "a language model"
-        raise ModelError(f"model {type(model).__name__}", received, allowed, "name the model that was trained with it")
+        raise ModelError(
+            f"model {type(model).__name__}", received, allowed, "models.values.score_texts gives its values"
+        )
     _check(max_new_tokens, batch_size, temperature, top_p)
     encoded = [_encode(tokenizer, prompt, number, raw) for number, prompt in enumerate(prompts)]
     _check_positions(model, max(map(len, encoded), default=0) + max_new_tokens)

@@ -103,7 +103,7 @@ def forest_error(model: PreTrainedModel) -> tuple[float, float]:
 
 @torch.no_grad()
 def leak_size(model: PreTrainedModel) -> float:
-    """Mean absolute change of log-probabilities (or values) where a branch also sees its sibling; :func:`forest_error`."""
+    """Mean absolute change of log-probabilities (or values) where a branch also sees its sibling."""
     forest = probe_forest(model)
     # Segments 2 and 6 are the second branches of the two trees, 1 and 5 the first ones.
     leaking = replace(forest, parents=(-1, 0, 1, 1, -1, 4, 5, 5))

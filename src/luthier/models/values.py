@@ -11,15 +11,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from luthier.core.errors import ModelError
+from luthier.core.errors import DataError, ModelError
+from luthier.core.types import Segment, Tree
+from luthier.kernels.forest import plant
 from luthier.models.backbone import hidden_states
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from collections.abc import Mapping, Sequence
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from luthier.kernels.forest import Forest
 
@@ -83,8 +88,9 @@ def value_index(forest: Forest, padding: int | None) -> torch.Tensor:
         >>> import numpy as np
         >>> from luthier.core.types import Segment, Tree
         >>> from luthier.kernels.forest import plant
-        >>> a, b, none = (Segment(ids=np.array(i, np.int32), scored=np.zeros(len(i), bool)) for i in ([5, 6], [7, 0], []))
-        >>> forest = plant([Tree(segments=(a, b, none), parents=(-1, 0, 0))])
+        >>> ids = (np.array(some, np.int32) for some in ([5, 6], [7, 0], []))
+        >>> segments = tuple(Segment(ids=some, scored=some < 0) for some in ids)
+        >>> forest = plant([Tree(segments=segments, parents=(-1, 0, 0))])
         >>> value_index(forest, None).tolist(), value_index(forest, 0).tolist()
         ([1, 3, 1], [1, 2, 1])
     """
@@ -124,3 +130,52 @@ def _first_tokens(forest: Forest) -> list[int | None]:
         above = first[parent] if parent >= 0 else None
         first.append(above if above is not None else (start if length else None))
     return first
+
+
+@torch.no_grad()
+def score_texts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str | Sequence[Mapping[str, str]]],
+    *,
+    batch_tokens: int = 4096,
+) -> list[float]:
+    """Give each text its value, as a reward model does.
+
+    Args:
+        model: A reward model with one value, as :func:`luthier.load` gives it.
+        tokenizer: Its tokenizer.
+        texts: Conversations, each ending with the reply to be valued; or strings, which go on as they stand, with the
+            special tokens that the tokenizer adds by itself.
+        batch_tokens: Tokens at a time, at least one text.
+
+    Raises:
+        ModelError: It is no reward model, gives several values, or a text is longer than its positions.
+        DataError: A text has no tokens.
+    """
+    if (head := value_head(model)) is not None and head.out_features > 1:
+        received = f"{head.out_features} values for each text"
+        raise ModelError(f"model {type(model).__name__}", received, "one", "use models.values.segment_values")
+    trees = [_tree(tokenizer, text, number) for number, text in enumerate(texts)]
+    batches: list[list[Tree]] = []
+    for tree in trees:
+        if not batches or sum(map(len, batches[-1])) + len(tree) > batch_tokens:
+            batches.append([])
+        batches[-1].append(tree)
+    was_training = model.training
+    model.eval()
+    values = [segment_values(model, plant(batch).to(model.device)).tolist() for batch in batches]
+    model.train(was_training)
+    return [value for batch in values for value in batch]
+
+
+def _tree(tokenizer: PreTrainedTokenizerBase, text: str | Sequence[Mapping[str, str]], number: int) -> Tree:
+    told: Any
+    if isinstance(text, str):
+        told = tokenizer(text)
+    else:
+        told = tokenizer.apply_chat_template([dict(turn) for turn in text], tokenize=True, return_dict=True)
+    ids = np.array(told["input_ids"], np.int32)
+    if not len(ids):
+        raise DataError(f"text {number + 1}", "no tokens", "at least one", "write something")
+    return Tree(segments=(Segment(ids=ids, scored=np.zeros(len(ids), np.bool_)),))
