@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values equal transformers' own sequence classifiers in every family, gradients too; adapters equal PEFT's both ways."""
+"""Values equal transformers' own sequence classifiers in every family, gradients too; adapters equal PEFT's."""
 
 from __future__ import annotations
 
@@ -30,7 +30,14 @@ from luthier.models.values import segment_values
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]  # PEFT and transformers 5.17 warn
 
 TOLERANCE = 1e-5
-WITHOUT_A_CLASS = {"Gemma 4 (text)", "Gemma 4 (text of the multimodal model)", "VaultGemma", "CodeGen", "OLMoE", "Cohere"}
+WITHOUT_A_CLASS = {
+    "Gemma 4 (text)",
+    "Gemma 4 (text of the multimodal model)",
+    "VaultGemma",
+    "CodeGen",
+    "OLMoE",
+    "Cohere",
+}
 WITHOUT_A_CLASS |= {"Cohere 2", "Granite", "Granite-MoE", "Granite-MoE, shared expert", "GLM-4.5 (MoE)", "MiniMax-M2"}
 WITHOUT_A_CLASS |= {"Apertus", "ERNIE 4.5", "NanoChat", "BitNet"}
 FAMILIES = [name for name in PROVEN if name not in WITHOUT_A_CLASS]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ModelError
-from luthier.models.bars import without_bars
+from luthier.models.bars import without_bars, without_report
 from luthier.models.tasks import Task, auto_class, draw_head, head_keys, settle_padding, settle_task, task_of
 from luthier.models.threads import bound_caches
 
@@ -185,7 +185,7 @@ def load_model(
     if attention == "luthier":
         attention = DENSE.get(config.model_type, attention)
     try:
-        with without_bars():
+        with without_bars(), without_report(new_head):
             loaded, found = auto_class(task).from_pretrained(
                 locate(name),
                 config=config,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A language model becomes a reward model: the head is the one weight that may be missing, and nothing is done in silence."""
+"""A language model becomes a reward model: the head alone may be missing, and nothing is done in silence."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from luthier.models.save import save_model, save_words
 from luthier.recipe import Model
 
 
-def test_a_new_head_is_drawn_from_the_seed_and_said_aloud(tmp_path):
+def test_a_new_head_is_drawn_from_the_seed_and_said_aloud(tmp_path, caplog):
     folder, said = base(tmp_path / "llama"), []
     torch.manual_seed(1)
     first = reward(folder, seed=5, say=said.append)
@@ -30,6 +30,7 @@ def test_a_new_head_is_drawn_from_the_seed_and_said_aloud(tmp_path):
     assert first.score.weight.shape == (1, 32)
     assert 0.5 < float(first.score.weight.detach().std()) / first.config.initializer_range < 1.5
     assert any("a head of values (1, 32) is drawn from seed 5" in line for line in said)
+    assert "LOAD REPORT" not in caplog.text, "told twice, once in transformers' words"
     assert torch.equal(first.model.embed_tokens.weight, tiny("llama").model.embed_tokens.weight)
 
 
@@ -76,6 +77,15 @@ def test_a_reward_model_does_not_predict_words(tmp_path, family):
     save_model(reward(base(tmp_path / "base", family)), tmp_path / "saved")
     with pytest.raises(ModelError, match="a reward model: its head gives values instead of words"):
         load_model(Model(model_name_or_path=str(tmp_path / "saved")), torch.float32)
+
+
+def test_shapes_that_do_not_fit_are_still_reported(tmp_path, caplog):
+    folder = base(tmp_path / "llama")
+    config = json.loads((folder / "config.json").read_text()) | {"intermediate_size": 40}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="transformers' report above names them"):
+        reward(folder)
+    assert "MISMATCH" in caplog.text
 
 
 def test_architectures_without_a_classifier_are_refused(tmp_path):
