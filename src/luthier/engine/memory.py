@@ -19,9 +19,8 @@ from luthier.core.types import Segment, Tree
 from luthier.engine.regional import decoder_layers
 from luthier.kernels.forest import plant
 from luthier.kernels.logprob import CHUNK_ELEMENTS, MIN_ROWS
-from luthier.models import scored_logprobs
+from luthier.models import outputs
 from luthier.models.backbone import recompute_layers
-from luthier.models.values import segment_values, value_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,8 +142,8 @@ def _saved_bytes(model: Any, tokens: int) -> int:
     try:
         with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             forest = plant([Tree(segments=(segment,))]).to(device)
-            outputs = scored_logprobs(model, forest) if value_head(model) is None else segment_values(model, forest)
-        del outputs  # only now: as long as it lives, no storage's address can be given to another
+            found = outputs(model, forest)
+        del found  # only now: as long as it lives, no storage's address can be given to another
     finally:
         model.train(was_training)
     return sum(kept.values())

@@ -20,9 +20,9 @@ import torch
 from luthier.core.errors import ModelError
 from luthier.core.types import Segment, Tree
 from luthier.kernels.forest import plant
-from luthier.models.backbone import scored_logprobs, serving
+from luthier.models.backbone import serving
 from luthier.models.planted import NAME, RUNNABLE, planted
-from luthier.models.values import segment_values, value_head
+from luthier.models.values import outputs, value_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +93,7 @@ def forest_error(model: PreTrainedModel) -> tuple[float, float]:
     forest = probe_forest(model)
     was_training = model.training
     model.eval()
-    got = _outputs(model, forest).double()
+    got = outputs(model, forest).double()
     model.train(was_training)
     with serving(model):
         wanted = separate_logprobs(model, forest) if value_head(model) is None else separate_values(model, forest)
@@ -109,21 +109,17 @@ def leak_size(model: PreTrainedModel) -> float:
     leaking = replace(forest, parents=(-1, 0, 1, 1, -1, 4, 5, 5))
     was_training = model.training
     model.eval()
-    right = _outputs(model, forest)
-    difference = (right - _outputs(model, leaking)).abs() / _unit(model, right)
+    right = outputs(model, forest)
+    difference = (right - outputs(model, leaking)).abs() / _unit(model, right)
     model.train(was_training)
     if value_head(model) is not None:
         return float(difference[[2, 6]].double().mean())
     return float(difference[(forest.score_segment == 2) | (forest.score_segment == 6)].double().mean())
 
 
-def _outputs(model: PreTrainedModel, forest: Forest) -> torch.Tensor:
-    return scored_logprobs(model, forest) if value_head(model) is None else segment_values(model, forest)
-
-
-def _unit(model: PreTrainedModel, outputs: torch.Tensor) -> float:
+def _unit(model: PreTrainedModel, found: torch.Tensor) -> float:
     """What differences are measured in: nats, or the mean size of a value (a head that is all zero proves nothing)."""
-    return 1.0 if value_head(model) is None else max(float(outputs.double().abs().mean()), 1e-6)
+    return 1.0 if value_head(model) is None else max(float(found.double().abs().mean()), 1e-6)
 
 
 def probe_forest(model: PreTrainedModel) -> Forest:

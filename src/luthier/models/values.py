@@ -19,7 +19,7 @@ from torch import nn
 from luthier.core.errors import DataError, ModelError
 from luthier.core.types import Segment, Tree
 from luthier.kernels.forest import plant
-from luthier.models.backbone import hidden_states
+from luthier.models.backbone import hidden_states, scored_logprobs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,6 +45,11 @@ def value_head(model: nn.Module) -> nn.Linear | None:
         allowed = f"a linear layer called {' or '.join(HEADS)}"
         raise ModelError(f"model {type(model).__name__}", f"{kind} as its head", allowed, "choose a decoder")
     return head
+
+
+def outputs(model: PreTrainedModel, forest: Forest) -> torch.Tensor:
+    """What objectives read: the log-probability of each scored token, float32 [S]; of a reward model, values [N]."""
+    return scored_logprobs(model, forest) if value_head(model) is None else segment_values(model, forest)
 
 
 def segment_values(model: PreTrainedModel, forest: Forest) -> torch.Tensor:

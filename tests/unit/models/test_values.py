@@ -134,10 +134,7 @@ def test_the_proof_runs_on_values_and_sees_a_leak(model, monkeypatch):
     assert leak_size(model) > 0.05
     from luthier.models import probe
 
-    def leaky(model, forest):
-        return segment_values(model, forest) + 0.01
-
-    monkeypatch.setattr(probe, "segment_values", leaky)
+    monkeypatch.setattr(probe, "outputs", lambda model, forest: segment_values(model, forest) + 0.01)
     with pytest.raises(ModelError, match="of a value"):
         prove_forest(model, "tiny")
 
