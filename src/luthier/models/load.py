@@ -155,7 +155,7 @@ def load_model(
     dtype: torch.dtype,
     *,
     attention: str = "luthier",
-    task: Task = "CAUSAL_LM",
+    task: Task | None = "CAUSAL_LM",
     num_labels: int | None = None,
     seed: int = 0,
     say: Callable[[str], None] | None = None,
@@ -166,9 +166,9 @@ def load_model(
         model: The recipe's section.
         dtype: Of all weights.
         attention: `luthier` runs forests (a few old architectures keep theirs and get it as a whole mask: `DENSE`).
-        task: `SEQ_CLS` gives a head of values: the checkpoint's, or a new one in the place of its head of words.
-        num_labels: Values of that head; by default what the checkpoint has, and 1 of a new one.
-        seed: A new head is drawn from it.
+        task: `SEQ_CLS` gives a head of values, the checkpoint's or a new one; None: what the checkpoint was saved for.
+        num_labels: Values of that head; by default what the checkpoint has, and 1 of a new one, drawn from `seed`.
+        seed: See there.
         say: Receives a line about weights in the checkpoint that the model has no place for, and about a new head;
             logged by default.
 
@@ -180,7 +180,7 @@ def load_model(
     bound_caches()
     name, say = model.model_name_or_path, say or logging.getLogger("luthier.models").warning
     config = load_config(name, model.model_revision, model.trust_remote_code)
-    settle_task(name, config, task, num_labels)
+    task = settle_task(name, config, task, num_labels)
     new_head = task == "SEQ_CLS" and task_of(config) == "CAUSAL_LM"
     if attention == "luthier":
         attention = DENSE.get(config.model_type, attention)

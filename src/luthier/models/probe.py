@@ -77,8 +77,7 @@ def prove_forest(model: PreTrainedModel, name: str) -> float:
     if not (largest <= TOLERANCE[model.dtype] and mean <= MEAN_TOLERANCE[model.dtype]):
         leak = leak_size(model)
         if not mean <= LEAK_SHARE[model.dtype] * leak:
-            unit = "nats" if value_head(model) is None else "of a value"
-            why = f"a forest differs from separate forwards by {largest:.2g} {unit}, {mean:.2g} on average"
+            why = f"a forest differs from separate forwards by {largest:.2g} {unit_of(model)}, {mean:.2g} on average"
             raise _refused(name, model, f"{why} (a leak would make {leak:.2g}){_stateful(model)}")
     return largest
 
@@ -115,6 +114,11 @@ def leak_size(model: PreTrainedModel) -> float:
     if value_head(model) is not None:
         return float(difference[[2, 6]].double().mean())
     return float(difference[(forest.score_segment == 2) | (forest.score_segment == 6)].double().mean())
+
+
+def unit_of(model: PreTrainedModel) -> str:
+    """What :func:`prove_forest` gives its difference in, for messages."""
+    return "nats" if value_head(model) is None else "of a value"
 
 
 def _unit(model: PreTrainedModel, found: torch.Tensor) -> float:

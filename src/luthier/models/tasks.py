@@ -36,26 +36,29 @@ def auto_class(task: Task) -> Any:
     return AutoModelForSequenceClassification if task == "SEQ_CLS" else AutoModelForCausalLM
 
 
-def settle_task(name: str, config: PretrainedConfig, task: Task, num_labels: int | None) -> None:
+def settle_task(name: str, config: PretrainedConfig, task: Task | None, num_labels: int | None) -> Task:
     """Check that a checkpoint can be loaded for a task, and write into its configuration how many values it gives.
 
     Args:
         name: What the user calls the model.
         config: Changed in place.
-        task: What it is to be loaded for.
+        task: What it is to be loaded for; by default what it was saved for.
         num_labels: Values for each text; by default what the checkpoint has, and 1 for a new head.
+
+    Returns:
+        The task.
 
     Raises:
         ModelError: A reward model is to predict words, transformers has no sequence classifier of this architecture, or
             the checkpoint's head gives another number of values.
     """
-    where = f"model {name}"
+    where, task = f"model {name}", task or task_of(config)
     if task == "CAUSAL_LM":
         if task_of(config) == "SEQ_CLS":
             received = f"{config.architectures[0]}, a reward model: its head gives values instead of words"
             fix = "name the language model that it was made from; a reward model is for `objective: reward`"
             raise ModelError(where, received, "a model that predicts the next token", fix)
-        return
+        return task
     from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as KNOWN
 
     code = getattr(config, "auto_map", None) or {}
@@ -68,6 +71,7 @@ def settle_task(name: str, config: PretrainedConfig, task: Task, num_labels: int
     elif num_labels not in (None, config.num_labels):
         received = f"a head of {config.num_labels} values where {num_labels} are asked for"
         raise ModelError(where, received, "a checkpoint with as many", "name the language model that it was made from")
+    return task
 
 
 def head_keys(model: PreTrainedModel) -> set[str]:

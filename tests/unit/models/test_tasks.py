@@ -47,6 +47,8 @@ def test_a_saved_head_is_loaded_and_nothing_is_said(tmp_path):
     again = reward(tmp_path / "saved", seed=9, say=said.append)
     assert said == []
     assert torch.equal(again.score.weight, model.score.weight)
+    assert torch.equal(reward(tmp_path / "saved", task=None).score.weight, model.score.weight)
+    assert hasattr(reward(tmp_path / "llama", task=None), "lm_head")
     with pytest.raises(ModelError, match="a head of 2 values where 1 are asked for"):
         reward(tmp_path / "saved", num_labels=1)
 
