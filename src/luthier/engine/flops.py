@@ -5,7 +5,7 @@
                         where W trains: 3 in full fine-tuning, 2 of a frozen layer inside the model, 1 of the first one
     low-rank update     the same rule for A and B beside a frozen W
     attention           2 products forward (q k^T and p v), up to 4 backward, for each pair of a token and one it sees
-    head                over the scored tokens only
+    head                over the scored tokens only; a head of values (one row for each text) is left out
 
 Norms, activations, softmaxes, look-ups and the optimiser are left out, as is what is computed a second time to save
 memory (gradient checkpointing, a trained head's logits): the count says what the method asks for, on any machine.
@@ -27,6 +27,7 @@ from luthier.models.backbone import hidden_states
 from luthier.models.planted import NAME, planted
 from luthier.models.probe import probe_forest
 from luthier.models.targets import is_linear
+from luthier.models.values import value_head
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,6 +172,8 @@ def _stacked(module: torch.nn.Module) -> list[torch.nn.Parameter]:
 
 def _head_products(model: PreTrainedModel, reached: bool) -> int:
     """Multiply-adds of the head for each scored token."""
+    if value_head(model) is not None:
+        return 0  # H for each text, where a layer has 12 H^2 for each token
     head: Any = model.get_output_embeddings()
     if isinstance(head, LowRank):
         base: Any = head.base_layer

@@ -19,7 +19,7 @@ from luthier.core.types import Segment, Tree
 from luthier.engine.regional import decoder_layers
 from luthier.kernels.forest import plant
 from luthier.kernels.logprob import CHUNK_ELEMENTS, MIN_ROWS
-from luthier.models import scored_logprobs
+from luthier.models import outputs
 from luthier.models.backbone import recompute_layers
 
 if TYPE_CHECKING:
@@ -148,8 +148,9 @@ def _saved_bytes(model: Any, tokens: int) -> int:
     model.train()
     try:
         with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            logps = scored_logprobs(model, plant([Tree(segments=(segment,))]).to(device))
-        del logps  # only now: as long as it lives, no storage's address can be given to another
+            forest = plant([Tree(segments=(segment,))]).to(device)
+            found = outputs(model, forest)
+        del found  # only now: as long as it lives, no storage's address can be given to another
     finally:
         model.train(was_training)
     return sum(kept.values())

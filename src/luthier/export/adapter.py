@@ -12,11 +12,13 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from luthier.core import registry
 from luthier.core.errors import ModelError
+from luthier.models.tasks import head_keys, task_of
+from luthier.models.values import HEADS, value_head
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,10 +44,28 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> Trainable:
     Raises:
         ModelError: The folder is not a PEFT adapter, of a kind that no method here knows, or does not fit the model.
     """
-    given = read_config(folder)
-    trainable: Trainable = method_of(given, folder).load_peft(model, given, f"adapter {folder}")
+    given, where = read_config(folder), f"adapter {folder}"
+    if given.get("task_type") == "SEQ_CLS" and value_head(model) is None:
+        received = f"task_type SEQ_CLS, a reward model's, for {type(model).__name__}"
+        raise ModelError(where, received, "an adapter of a language model", "choose another adapter")
+    trainable: Trainable = method_of(given, folder).load_peft(model, given, where)
     _fill(trainable, folder)
+    drawn = head_keys(model) if task_of(model.config) == "CAUSAL_LM" else set()
+    if lacking := sorted(drawn - trainable.parameters().keys()):
+        received = f"no weights for the head of values ({lacking[0]}), and none in its base"
+        raise ModelError(where, received, "an adapter that was saved with its head", "name it in modules_to_save")
     return trainable
+
+
+def head_rows(folder: Path) -> int | None:
+    """How many values the head in an adapter gives (`num_labels`); None where it holds none."""
+    path = folder / "adapter_model.safetensors"
+    try:
+        with safe_open(path, "pt") as file:
+            heads = [name for name in file.keys() if name in {f"{PREFIX}{head}.weight" for head in HEADS}]  # noqa: SIM118 - not a dict
+            return int(file.get_slice(heads[0]).get_shape()[0]) if heads else None
+    except (OSError, SafetensorError):
+        return None  # whoever reads the weights says what is wrong with them
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -106,6 +126,8 @@ def _fill(trainable: Trainable, folder: Path) -> None:
     for name, parameter in parameters.items():
         if name not in saved:
             fix = "give the base and the settings it was trained with"
+            if name in head_keys(trainable.model):
+                fix = "it is a language model's: merge it first (`luthier merge`), and name the merged model"
             raise ModelError(where, f"no weights for {name}", "a tensor for each adapted layer", fix)
         _check_shape(where, name, saved[name], parameter)
     left = {name: tensor for name, tensor in saved.items() if name not in parameters and not _DOUBLES.search(name)}

@@ -21,9 +21,11 @@ from luthier.export.folder import new_folder
 from luthier.export.held_out import held_out_rows, load_words
 from luthier.export.origin import find_origin
 from luthier.export.proof import Comparison
+from luthier.export.value_proof import ValueComparison
 from luthier.models.bars import without_bars
-from luthier.models.load import load_model
 from luthier.models.save import save_model, save_words
+from luthier.models.tasks import auto_class
+from luthier.models.values import value_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
     from luthier.export.origin import Origin
     from luthier.export.proof import Proof
+    from luthier.export.value_proof import ValueProof
+    from luthier.models.tasks import Task
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -51,7 +55,7 @@ class Exported:
     """
 
     folder: Path
-    proof: Proof
+    proof: Proof | ValueProof
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -77,7 +81,7 @@ def merge_run(
         base: The base model, where it is not where the adapter says.
         dtype: Of the written weights; `auto` is the base checkpoint's.
         texts: Compare on these instead of the run's held-out rows.
-        bound: Mean KL in nats at most; default by `dtype`.
+        bound: Mean KL in nats at most (of a reward model, as in `value_proof`); default by `dtype`.
         overwrite: Replace an earlier export.
         say: Receives one line at a time.
 
@@ -96,14 +100,14 @@ def merge_run(
         computed, device = model.dtype, model.device
         trainable = load_adapter(model, origin.adapter)
         rows, label = held_out_rows(origin, tokenizer, vocabulary_of(model), texts, say)
-        comparison = Comparison(rows, label, vocabulary_of(model))
+        comparison = comparison_of(model, rows, label)
         comparison.remember(model)
         with trainable.disabled():
             comparison.measure_base(model)
         say(f"merging {type(model).__name__} in {_short(computed)}, writing {_short(written)}")
         _write(trainable.merge(), written, tokenizer, folder)
         del model, trainable  # for a moment there is one model in memory, never two
-        again = _read_again(folder, written).to(device, computed)
+        again = _read_again(folder, written, origin.task).to(device, computed)
         proof = comparison.prove(again, dtype=written, bound=bound)
         proof.demand(str(final))
         about = {"adapter": str(origin.adapter.resolve()), "base": origin.model.model_name_or_path, **proof.to_json()}
@@ -124,7 +128,7 @@ def load_base(origin: Origin, dtype: Dtype = "auto") -> tuple[PreTrainedModel, t
     Raises:
         ModelError: It cannot be loaded.
     """
-    model = load_model(origin.model, "auto", attention="eager")  # type: ignore[arg-type]
+    model = origin.load_base("auto", attention="eager")  # type: ignore[arg-type]
     written = model.dtype if dtype == "auto" else DTYPES[dtype]
     wide = written.itemsize >= torch.float32.itemsize or model.num_parameters() <= FLOAT32_UP_TO
     model.to(torch.promote_types(written, torch.float32) if wide else written)
@@ -132,6 +136,13 @@ def load_base(origin: Origin, dtype: Dtype = "auto") -> tuple[PreTrainedModel, t
     if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > needed:
         model.to("cuda")
     return model, written
+
+
+def comparison_of(model: PreTrainedModel, rows: Sequence[Sequence[int]], label: str) -> Comparison | ValueComparison:
+    """What an export is proved by: words, or the values of a reward model."""
+    if value_head(model) is not None:
+        return ValueComparison(rows, label)
+    return Comparison(rows, label, vocabulary_of(model))
 
 
 def vocabulary_of(model: PreTrainedModel) -> int:
@@ -147,12 +158,11 @@ def _write(
         save_words(tokenizer, model, folder)
 
 
-def _read_again(folder: Path, written: torch.dtype) -> PreTrainedModel:
+def _read_again(folder: Path, written: torch.dtype, task: Task) -> PreTrainedModel:
     """What any user of the folder gets: transformers alone, and every tensor from the file."""
-    from transformers import AutoModelForCausalLM
-
+    model: PreTrainedModel
     with without_bars():
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = auto_class(task).from_pretrained(
             folder, dtype=written, attn_implementation="eager", use_safetensors=True, output_loading_info=True
         )
     kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")

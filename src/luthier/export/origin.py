@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ModelError, UserError
-from luthier.export.adapter import read_config
-from luthier.models.load import EMBEDDED, locate
+from luthier.export.adapter import head_rows, read_config
+from luthier.models.load import EMBEDDED, load_model, locate
 from luthier.recipe import Model, Recipe, load_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import torch
+    from transformers import PreTrainedModel
+
+    from luthier.models.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +44,28 @@ class Origin:
         """Folders that an export reads and must never replace."""
         base = Path(locate(self.model.model_name_or_path))
         return [self.adapter, base] if base.is_dir() else [self.adapter]
+
+    @property
+    def task(self) -> Task:
+        """What its base is loaded for; adapters of unknown origin may not say it, but then hold a head of values."""
+        told = self.config.get("task_type")
+        return "SEQ_CLS" if told == "SEQ_CLS" or (not told and head_rows(self.adapter)) else "CAUSAL_LM"
+
+    def load_base(self, dtype: torch.dtype, attention: str = "luthier") -> PreTrainedModel:
+        """Load the plain base for the adapter's task; a head of values is the base's, or waits for the adapter's.
+
+        Args:
+            dtype: Of all weights.
+            attention: As in :func:`luthier.models.load_model`.
+
+        Raises:
+            ModelError: It cannot be loaded.
+        """
+        if self.task == "CAUSAL_LM":
+            return load_model(self.model, dtype, attention=attention)
+        # Quietly: a head that is drawn here is filled by the adapter, or the adapter is refused.
+        words: dict[str, Any] = {"task": self.task, "num_labels": head_rows(self.adapter), "say": lambda _: None}
+        return load_model(self.model, dtype, attention=attention, **words)
 
     def beside(self, word: str) -> Path:
         """The default place of an export: inside its run, else beside the adapter."""

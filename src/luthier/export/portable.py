@@ -18,9 +18,8 @@ from luthier.core.errors import UserError
 from luthier.export.adapter import load_adapter, read_config, read_tensors
 from luthier.export.folder import new_folder
 from luthier.export.held_out import held_out_rows, load_words
-from luthier.export.merge import Exported, load_base, vocabulary_of
+from luthier.export.merge import Exported, comparison_of, load_base, vocabulary_of
 from luthier.export.origin import find_origin
-from luthier.export.proof import Comparison
 from luthier.methods._peft import by_pattern, patterns_for, whole_number
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def make_portable(
         model, _ = load_base(origin, "float32")
         trainable = load_adapter(model, origin.adapter)
         rows, label = held_out_rows(origin, load_words(origin), vocabulary_of(model), texts, say)
-        comparison = Comparison(rows, label, vocabulary_of(model))
+        comparison = comparison_of(model, rows, label)
         comparison.remember(model)
         with trainable.disabled():
             comparison.measure_base(model)

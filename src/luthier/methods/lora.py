@@ -81,7 +81,7 @@ class Config(BaseModel):
     bias: Literal["none", "all", "lora_only"] = "none"
     """Which biases train besides: none, all of the model's, or those of the adapted layers."""
     modules_to_save: Annotated[tuple[str, ...], BeforeValidator(_tuple)] = ()
-    """Name endings of modules that train whole and are saved with the adapter: `[lm_head]`."""
+    """Name endings of modules that train whole, saved with the adapter: `[lm_head]`; a head of values always is one."""
     ensure_weight_tying: bool = False
     """In a tied model: one update (or one whole copy) for head and embedding together."""
 

@@ -14,6 +14,7 @@ import torch
 from luthier.core.errors import ModelError, RecipeError
 from luthier.models.load import load_config
 from luthier.models.targets import Kind, find_targets, is_adaptable, kind_of, stacked_experts
+from luthier.models.tasks import auto_class, task_of
 from luthier.models.ties import head_of, tied_pair
 
 if TYPE_CHECKING:
@@ -136,11 +137,10 @@ def dissect(name_or_path: str, r: int = 16, revision: str | None = None, trust_r
 
 
 def _build(name: str, config: PretrainedConfig, trust_remote_code: bool) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM
-
+    kind = auto_class(task_of(config))
     try:
         with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            model: PreTrainedModel = kind.from_config(config, trust_remote_code=trust_remote_code)
     except (ValueError, TypeError, RuntimeError, AttributeError, LookupError, ImportError) as error:
         received = f"cannot be built from its configuration ({str(error)[:200]})"
         raise ModelError(

@@ -32,11 +32,6 @@ class LowRankHead(Protocol):
         """The pairs (x, W) whose products add up to the logits."""
 
 
-def outputs(model: PreTrainedModel, forest: Forest) -> torch.Tensor:
-    """What objectives read: the log-probability of each scored token, float32 [S]."""
-    return scored_logprobs(model, forest)
-
-
 def scored_logprobs(model: PreTrainedModel, forest: Forest) -> torch.Tensor:
     """Log-probability of each scored token.
 

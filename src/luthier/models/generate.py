@@ -18,6 +18,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from luthier.core.errors import DataError, ModelError, UserError
 from luthier.models.backbone import learned_positions, serving
 from luthier.models.threads import fitting_threads
+from luthier.models.values import value_head
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,8 +59,14 @@ def generate(  # noqa: PLR0913 - the usual names, keyword only
 
     Raises:
         DataError: A prompt is empty, or the chat template cannot render it.
-        ModelError: There is no chat template, or a prompt is too long for the model's positions.
+        ModelError: There is no chat template, a prompt is too long for the model's positions, or the model is a reward
+            model.
     """
+    if value_head(model) is not None:
+        received, allowed = "a reward model: its head gives values, not words", "a language model"
+        raise ModelError(
+            f"model {type(model).__name__}", received, allowed, "models.values.score_texts gives its values"
+        )
     _check(max_new_tokens, batch_size, temperature, top_p)
     encoded = [_encode(tokenizer, prompt, number, raw) for number, prompt in enumerate(prompts)]
     _check_positions(model, max(map(len, encoded), default=0) + max_new_tokens)

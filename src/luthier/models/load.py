@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ModelError
-from luthier.models.bars import without_bars
+from luthier.models.bars import without_bars, without_report
+from luthier.models.tasks import Task, auto_class, draw_head, head_keys, settle_padding, settle_task, task_of
 from luthier.models.threads import bound_caches
 
 if TYPE_CHECKING:
@@ -150,32 +151,42 @@ def load_config(
 
 
 def load_model(
-    model: Model, dtype: torch.dtype, *, attention: str = "luthier", say: Callable[[str], None] | None = None
+    model: Model,
+    dtype: torch.dtype,
+    *,
+    attention: str = "luthier",
+    task: Task | None = "CAUSAL_LM",
+    num_labels: int | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] | None = None,
 ) -> PreTrainedModel:
-    """Load a causal language model for training.
+    """Load a model for training.
 
     Args:
         model: The recipe's section.
         dtype: Of all weights.
-        attention: Attention implementation; `luthier` runs forests (a few old architectures keep their own and
-            receive the forest as a whole mask: `DENSE`).
-        say: Receives a line about weights in the checkpoint that the model has no place for; logged by default.
+        attention: `luthier` runs forests (a few old architectures keep theirs and get it as a whole mask: `DENSE`).
+        task: `SEQ_CLS` gives a head of values, the checkpoint's or a new one; None: what the checkpoint was saved for.
+        num_labels: Values of that head; by default what the checkpoint has, and 1 of a new one, drawn from `seed`.
+        seed: See there.
+        say: Receives a line about weights in the checkpoint that the model has no place for, and about a new head;
+            logged by default.
 
     Raises:
-        ModelError: The folder is not usable, or holds only a part of the weights.
+        ModelError: The folder is not usable for the task, or holds only a part of the weights.
     """
-    from transformers import AutoModelForCausalLM
-
     from luthier.models.planted import RUNNABLE  # the import also registers the attention
 
     bound_caches()
-    name = model.model_name_or_path
+    name, say = model.model_name_or_path, say or logging.getLogger("luthier.models").warning
     config = load_config(name, model.model_revision, model.trust_remote_code)
+    task = settle_task(name, config, task, num_labels)
+    new_head = task == "SEQ_CLS" and task_of(config) == "CAUSAL_LM"
     if attention == "luthier":
         attention = DENSE.get(config.model_type, attention)
     try:
-        with without_bars():
-            loaded, found = AutoModelForCausalLM.from_pretrained(
+        with without_bars(), without_report(new_head):
+            loaded, found = auto_class(task).from_pretrained(
                 locate(name),
                 config=config,
                 revision=model.model_revision,
@@ -190,13 +201,16 @@ def load_model(
             found = f"{config.model_type}: its attention is code of its own, which takes no forest"
             raise ModelError(f"model {name}", found, RUNNABLE, "choose such a model") from None
         raise _cannot_load(name, "model", error) from error
-    _check_complete(name, found, say or logging.getLogger("luthier.models").warning)
+    _check_complete(name, found, say, head_keys(loaded) if new_head else set())
+    if new_head:
+        draw_head(loaded, name, seed, say)
+    settle_padding(loaded, name, say)
     return loaded
 
 
-def _check_complete(name: str, found: dict[str, Any], say: Callable[[str], None]) -> None:
-    """Weights that the checkpoint lacks were drawn at random: never train on those in silence."""
-    lacking = sorted(found["missing_keys"])
+def _check_complete(name: str, found: dict[str, Any], say: Callable[[str], None], drawn: set[str]) -> None:
+    """Weights that the checkpoint lacks were drawn at random: never train on those in silence, but for `drawn`."""
+    lacking = sorted({*found["missing_keys"]} - drawn)
     if lacking:
         raise ModelError(
             f"model {name}",

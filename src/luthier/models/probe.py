@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prove, before a run, that a model runs forests: a small forest must equal separate forwards of its branches.
 
+Of a model of words, the log-probabilities are compared; of one that ends in a head of values, the value of each branch.
+
 Any architecture that reads past the mask (recurrent layers, patched attention, learned offsets) shows here, as does
 a head that does more than Luthier knows. It costs six short forwards. What short forwards cannot show, windows of
 thousands of tokens, is asked of the model's own mask functions: they must hide exactly what a causal window hides,
@@ -18,8 +20,9 @@ import torch
 from luthier.core.errors import ModelError
 from luthier.core.types import Segment, Tree
 from luthier.kernels.forest import plant
-from luthier.models.backbone import scored_logprobs, serving
+from luthier.models.backbone import serving
 from luthier.models.planted import NAME, RUNNABLE, planted
+from luthier.models.values import outputs, value_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +57,7 @@ def prove_forest(model: PreTrainedModel, name: str) -> float:
         name: What the user calls it.
 
     Returns:
-        The largest difference seen, in nats.
+        The largest difference seen: in nats, or as a share of the mean size of a value.
 
     Raises:
         ModelError: It does not; the architecture and the reason are named.
@@ -74,7 +77,7 @@ def prove_forest(model: PreTrainedModel, name: str) -> float:
     if not (largest <= TOLERANCE[model.dtype] and mean <= MEAN_TOLERANCE[model.dtype]):
         leak = leak_size(model)
         if not mean <= LEAK_SHARE[model.dtype] * leak:
-            why = f"a forest differs from separate forwards by {largest:.2g} nats, {mean:.2g} on average"
+            why = f"a forest differs from separate forwards by {largest:.2g} {unit_of(model)}, {mean:.2g} on average"
             raise _refused(name, model, f"{why} (a leak would make {leak:.2g}){_stateful(model)}")
     return largest
 
@@ -83,30 +86,44 @@ def prove_forest(model: PreTrainedModel, name: str) -> float:
 def forest_error(model: PreTrainedModel) -> tuple[float, float]:
     """Largest and mean absolute difference of log-probabilities, forest against transformers' own forward.
 
-    Two trees share the forest, so leaks between trees show too; each branch is also run alone.
+    Two trees share the forest, so leaks between trees show too; each branch is also run alone. Of values, which have no
+    unit, it is the difference as a share of their mean size.
     """
     forest = probe_forest(model)
     was_training = model.training
     model.eval()
-    got = scored_logprobs(model, forest).double()
+    got = outputs(model, forest).double()
     model.train(was_training)
     with serving(model):
-        wanted = separate_logprobs(model, forest)
-    difference = (got - wanted).abs()
+        wanted = separate_logprobs(model, forest) if value_head(model) is None else separate_values(model, forest)
+    difference = (got - wanted).abs() / _unit(model, wanted)
     return float(difference.max()), float(difference.mean())
 
 
 @torch.no_grad()
 def leak_size(model: PreTrainedModel) -> float:
-    """Mean absolute change of log-probabilities where a branch also sees its sibling."""
+    """Mean absolute change of log-probabilities (or values) where a branch also sees its sibling."""
     forest = probe_forest(model)
     # Segments 2 and 6 are the second branches of the two trees, 1 and 5 the first ones.
     leaking = replace(forest, parents=(-1, 0, 1, 1, -1, 4, 5, 5))
     was_training = model.training
     model.eval()
-    difference = (scored_logprobs(model, forest) - scored_logprobs(model, leaking)).abs()
+    right = outputs(model, forest)
+    difference = (right - outputs(model, leaking)).abs() / _unit(model, right)
     model.train(was_training)
+    if value_head(model) is not None:
+        return float(difference[[2, 6]].double().mean())
     return float(difference[(forest.score_segment == 2) | (forest.score_segment == 6)].double().mean())
+
+
+def unit_of(model: PreTrainedModel) -> str:
+    """What :func:`prove_forest` gives its difference in, for messages."""
+    return "nats" if value_head(model) is None else "of a value"
+
+
+def _unit(model: PreTrainedModel, found: torch.Tensor) -> float:
+    """What differences are measured in: nats, or the mean size of a value (a head that is all zero proves nothing)."""
+    return 1.0 if value_head(model) is None else max(float(found.double().abs().mean()), 1e-6)
 
 
 def probe_forest(model: PreTrainedModel) -> Forest:
@@ -138,6 +155,25 @@ def separate_logprobs(model: PreTrainedModel, forest: Forest) -> torch.Tensor:
             start, end = end, end + forest.lengths()[segment]
             found[segment] = own[max(start, 0) : end]
     return torch.cat([found[segment] for segment in range(len(forest.parents))])
+
+
+def separate_values(model: PreTrainedModel, forest: Forest) -> torch.Tensor:
+    """The value of each segment's branch by transformers' own class, one forward for each.
+
+    Args:
+        model: In :func:`luthier.models.serving`, or on an attention of transformers.
+        forest: Without empty branches.
+
+    Returns:
+        [N], or [N, C] where the head gives several values; float64, with a gradient where the model has one.
+    """
+    found = []
+    for segment in range(len(forest.parents)):
+        chain = [*forest.ancestors(segment), segment]
+        ids = torch.cat([forest.input_ids[forest.starts[i] : forest.starts[i + 1]] for i in chain])
+        found.append(model(input_ids=ids[None], use_cache=False).logits[0].double())
+    values_NC = torch.stack(found)
+    return values_NC[:, 0] if values_NC.shape[1] == 1 else values_NC
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from luthier.kernels.forest import plant
 from luthier.models.backbone import scored_logprobs
 from luthier.models.planted import NAME
 from luthier.models.probe import MEAN_TOLERANCE, TOLERANCE, probe_tree
+from luthier.models.values import value_head
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,6 +33,8 @@ _RATES = ("p", "dropout", "attention_dropout", "attn_dropout", "hidden_dropout")
 
 def shares_passes(base: PreTrainedModel) -> str | None:
     """Why a base cannot take several adapters in a pass, or None."""
+    if value_head(base) is not None:
+        return f"{type(base).__name__} ends in a head of values, of which each run trains its own"
     if base.config._attn_implementation != NAME:
         return f"{type(base).__name__} runs on its own attention, which reads the whole batch"
     for name, module in base.named_modules():

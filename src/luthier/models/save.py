@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from luthier.models.bars import without_bars
 from luthier.models.generate import stop_ids
+from luthier.models.values import padding_of, value_head
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,11 +46,16 @@ def save_words(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, folde
     A base that ends texts with `<|endoftext|>` and was trained on turns that end with `<|im_end|>` would talk on
     behind them: what its generation_config.json lacks is added there. An adapter's folder has no such file.
 
+    Of a reward model, the tokenizer pads with what the model takes for padding: values are read before that.
+
     Args:
         tokenizer: With the chat template of the training.
         model: As it was written to `folder`.
         folder: Holds the model, or an adapter.
     """
+    padding = padding_of(model)
+    if value_head(model) is not None and padding is not None and tokenizer.pad_token_id != padding:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding) or tokenizer.pad_token
     tokenizer.save_pretrained(folder)
     file = folder / "generation_config.json"
     if not file.exists():

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does a reward model that was written behave like the one that was trained? Its values after every token, in numbers.
+
+Values have no unit, so differences are told as shares of their spread: the standard deviation of the trained model's
+values over all tokens. What matters of a reward is which of two texts has more of it, so the order is compared too.
+
+Shapes: L tokens of one row, C values of each.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from luthier.core.errors import RunFailed
+from luthier.models.values import value_head
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from transformers import PreTrainedModel
+
+# Root mean square of the difference as a share of the spread that rounding the merged weights once may cost.
+BOUNDS = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+# A short training may move a model by less than the bound. Then losing half of it fails too, above this share of it.
+NOISE = 1 / 50
+MOST_TOKENS = 4096
+_TINY = 1e-12  # a spread of zero (all values equal) is no unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueProof:
+    """How far the written reward model is from the trained one.
+
+    Attributes:
+        rows: Where the tokens come from.
+        tokens: Tokens after which values are compared.
+        max_value_difference: Largest absolute difference of two values.
+        relative_difference: Root mean square of all differences, as a share of the trained values' spread.
+        order_agreement: Share of pairs of neighbouring tokens whose values both models put in the same order.
+        adapter_difference: Root mean square of trained minus base, as a share of the spread: the scale for the others.
+        spread: Standard deviation of the trained model's values.
+        dtype: Of the written weights.
+        computed_in: Numbers of both forward passes.
+        bound: What `relative_difference` may be at most.
+    """
+
+    rows: str
+    tokens: int
+    max_value_difference: float
+    relative_difference: float
+    order_agreement: float
+    adapter_difference: float
+    spread: float
+    dtype: str
+    computed_in: str
+    bound: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the written model is within the bound and keeps most of what was trained; false for NaN."""
+        far = self.relative_difference
+        lost = far > 0.5 * self.adapter_difference and far > NOISE * self.bound
+        return far <= self.bound and not lost and math.isfinite(self.max_value_difference)
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers and the verdict, for merge_proof.json."""
+        return {**asdict(self), "holds": self.holds}
+
+    def told(self) -> str:
+        """One line for a person."""
+        return (
+            f"values after {self.tokens:,} tokens compared ({self.rows}): they differ by "
+            f"{self.relative_difference:.2g} of their spread {self.spread:.3g} (training had moved the base by "
+            f"{self.adapter_difference:.2g}), at most by {self.max_value_difference:.2g}, "
+            f"and agree on the order of {self.order_agreement:.2%} of all pairs"
+        )
+
+    def demand(self, where: str) -> None:
+        """Fail where the bound is broken.
+
+        Raises:
+            RunFailed: It is; the numbers are in the message.
+        """
+        if not self.holds:
+            fix = "give --dtype float32, or a larger --bound if you know why"
+            allowed = f"at most {self.bound:g} of the spread for {self.dtype}, and half of what training changed"
+            raise RunFailed(where, f"the written model is not the trained one: {self.told()}", allowed, fix)
+
+
+class ValueComparison:
+    """Remembers what the trained reward model says on some rows, to be held against another model.
+
+    Args:
+        rows: Token ids; up to `MOST_TOKENS` are used.
+        label: Where they come from.
+    """
+
+    def __init__(self, rows: Sequence[Sequence[int]], label: str) -> None:
+        self.label = label
+        self.rows: list[torch.Tensor] = []
+        left = MOST_TOKENS
+        for row in rows:
+            if min(len(row), left) > 1:
+                self.rows.append(torch.tensor(row[:left]))
+                left -= len(self.rows[-1])
+        self.trained: list[torch.Tensor] = []
+        self.adapter_difference = math.nan
+
+    def remember(self, model: PreTrainedModel) -> None:
+        """Keep the trained model's values."""
+        self.trained = list(self._values(model))
+
+    def measure_base(self, model: PreTrainedModel) -> None:
+        """Measure how far the base, with the head that it had, is from the trained model."""
+        self.adapter_difference = self._share(list(self._values(model)))
+
+    def prove(self, model: PreTrainedModel, *, dtype: torch.dtype, bound: float | None = None) -> ValueProof:
+        """Compare another model with the remembered one.
+
+        Args:
+            model: The written model, read again from disk.
+            dtype: Of its weights on disk.
+            bound: Of the relative difference; default by `dtype`.
+        """
+        again = list(self._values(model))
+        differences = torch.cat([a - b for a, b in zip(self.trained, again, strict=True)]).abs()
+        agree = [(a.diff(dim=0).sign() == b.diff(dim=0).sign()) for a, b in zip(self.trained, again, strict=True)]
+        return ValueProof(
+            rows=self.label,
+            tokens=sum(map(len, self.rows)),
+            max_value_difference=float(differences.max()),
+            relative_difference=self._share(again),
+            order_agreement=float(torch.cat(agree).double().mean()),
+            adapter_difference=self.adapter_difference,
+            spread=self._spread(),
+            dtype=str(dtype).removeprefix("torch."),
+            computed_in=str(model.dtype).removeprefix("torch."),
+            bound=BOUNDS[dtype] if bound is None else bound,
+        )
+
+    def _spread(self) -> float:
+        return float(torch.cat(self.trained).std(dim=0).mean())
+
+    def _share(self, other: list[torch.Tensor]) -> float:
+        differences = torch.cat([a - b for a, b in zip(self.trained, other, strict=True)])
+        return float(differences.square().mean().sqrt()) / max(self._spread(), _TINY)
+
+    @torch.no_grad()
+    def _values(self, model: PreTrainedModel) -> Iterator[torch.Tensor]:
+        """[L, C] of each row, float64, on the CPU: the head on every hidden state."""
+        head, decoder = value_head(model), model.get_decoder()
+        assert head is not None
+        model.eval()
+        for row in self.rows:
+            hidden = decoder(input_ids=row[None].to(model.device), use_cache=False).last_hidden_state[0]
+            yield head(hidden).double().cpu()
