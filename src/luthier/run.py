@@ -23,10 +23,11 @@ from luthier.engine.distributed import joined, place_here
 from luthier.engine.loop import Work, fit
 from luthier.engine.memory import fit_memory
 from luthier.engine.precision import pick_device, pick_dtype, routed_float32
-from luthier.engine.reference import Asked, check_start, settle
+from luthier.engine.reference import asked_by, settle
 from luthier.engine.regional import compile_layers
 from luthier.engine.rows import Rows, read_rows
 from luthier.engine.schedule import warmup_steps
+from luthier.engine.starting import prove_start
 from luthier.engine.summary import summarise
 from luthier.export.adapter import fill_adapter, load_adapter
 from luthier.export.held_out import load_words
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from luthier.data.rows import Drawn
     from luthier.engine._callback import Callback
     from luthier.engine.reference import Refer
+    from luthier.models.tasks import Task
 
     Say = Callable[[str], None]
 
@@ -145,19 +147,9 @@ def _refer(
     recipe: Recipe, rows: Rows, trainable: Trainable, objective: Objective, say: Say
 ) -> tuple[Refer | None, Drawn | None]:
     """Settle what the reference is and where its words come from, and prove that the run starts from it."""
-    want = Asked(
-        reference=recipe.objective["reference"],
-        precompute=recipe.objective["precompute_ref_log_probs"],
-        adapter=recipe.model.adapter_name_or_path is not None,
-        method=recipe.method["name"],
-        digests={"train": rows.train.digest(), "eval": rows.held_out.digest() if rows.held_out else ""},
-    )
+    want = asked_by(recipe, rows)
     refer, held_out = settle(want, trainable, rows, lambda other: load(other, recipe.model.dtype)[0], say)
-    if want.is_start:
-        apart = check_start(trainable, objective, next(iter(rows.batches.step(0)), ()), refer)
-        say(f"policy and reference are one before the first step (to {apart:.1e} nats a token)")
-    else:
-        say(f"the policy does not start as its reference ({want.reference}): its first margins are not 0")
+    prove_start(want, trainable, objective, rows, refer, say)
     return refer, held_out
 
 
@@ -233,7 +225,7 @@ def load(run_or_model: str | Path, dtype: str | None = None) -> tuple[PreTrained
     if is_run:  # in the numbers that it was trained in
         place = {"model_name_or_path": str(path / "model"), "model_revision": None}
         asked = load_recipe(path / "recipe.yaml").recipe.model.model_copy(update=place)
-    model = load_model(asked, pick_dtype(dtype or asked.dtype, device.type))
+    model = load_model(asked, pick_dtype(dtype or asked.dtype, device.type), task=None)
     return model.to(device), load_tokenizer(asked.model_name_or_path, None, asked.trust_remote_code)
 
 
@@ -241,7 +233,7 @@ def _load_adapted(
     path: Path, device: torch.device, dtype: str | None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     origin = find_origin(path)
-    model = load_model(origin.model, pick_dtype(dtype or origin.model.dtype, device.type))
+    model = origin.load_base(pick_dtype(dtype or origin.model.dtype, device.type))
     load_adapter(model, origin.adapter)
     tokenizer = load_words(origin)
     if tokenizer is None:
@@ -254,7 +246,8 @@ def load_base(recipe: Recipe, say: Say) -> PreTrainedModel:
     """Load the base and prove that it runs forests."""
     device = pick_device()
     dtype = pick_dtype(recipe.model.dtype, device.type)
-    model = load_model(recipe.model, dtype, say=say).to(device)
+    task: Task = getattr(registry.get("objectives", recipe.objective["name"]), "TASK", "CAUSAL_LM")
+    model = load_model(recipe.model, dtype, task=task, seed=recipe.seed, say=say).to(device)
     fuse(model)
     error = prove_forest(model, recipe.model.model_name_or_path)
     kind = f"{type(model).__name__} on {device} in {str(dtype).removeprefix('torch.')}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference of preference objectives: which model it is, what it says, and the proof that a run starts from it.
+"""The reference of preference objectives: which model it is, and what it says of the rows.
 
     start    the policy before its first step: the base (adapters off), a loaded SFT adapter, or a whole model
     base     the model without any adapter
@@ -13,7 +13,6 @@ all runs of a study share the work.
 from __future__ import annotations
 
 import hashlib
-import math
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from luthier.core.errors import RecipeError, RunFailed
-from luthier.core.trainable import Gathering
+from luthier.core.errors import RecipeError
 from luthier.data.reference import Referenced, ReferenceStore
 from luthier.kernels.forest import Forest, plant
 from luthier.models import outputs
@@ -36,15 +34,12 @@ if TYPE_CHECKING:
     from luthier.core.types import Tree
     from luthier.data.rows import Drawn
     from luthier.engine.rows import Rows
+    from luthier.recipe import Recipe
 
     Refer = Callable[[Forest], Forest]
     Say = Callable[[str], None]
 
 GROUP = {"cpu": 1024, "cuda": 16384}  # tokens of a pass: a CPU is as fast from 450 on, and short rows waste none
-# Mean difference a token, in nats, that rounding makes between two passes over the same tokens: measured 0 to 0.009 in
-# bfloat16 (embedded models, 25 M Llama) and 1e-6 in float32. Another model is off by 0.1 and more.
-ROUNDING = {torch.bfloat16: 0.05, torch.float16: 0.02, torch.float32: 1e-3, torch.float64: 1e-6}
-CHECKED = 8  # trees of the first step that are looked at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +68,17 @@ class Asked:
     def keeps_base(self, trainable: Trainable) -> bool:
         """Whether the policy can be turned back into the reference at any time."""
         return trainable.folder == "adapter" and not (self.adapter and self.reference == "start")
+
+
+def asked_by(recipe: Recipe, rows: Rows) -> Asked:
+    """What a recipe says of its reference."""
+    return Asked(
+        reference=recipe.objective["reference"],
+        precompute=recipe.objective["precompute_ref_log_probs"],
+        adapter=recipe.model.adapter_name_or_path is not None,
+        method=recipe.method["name"],
+        digests={"train": rows.train.digest(), "eval": rows.held_out.digest() if rows.held_out else ""},
+    )
 
 
 def digest_of(model: torch.nn.Module, leave_out: Sequence[torch.nn.Parameter] = ()) -> str:
@@ -240,44 +246,3 @@ def _why_not(want: Asked, trainable: Trainable) -> str:
     if trainable.folder != "adapter":
         return f"method {want.method}, which moves the reference's own weights"
     return "an adapter that was loaded as reference: training moves it"
-
-
-@torch.no_grad()
-def check_start(trainable: Trainable, objective: Objective, trees: Sequence[Tree], refer: Refer | None) -> float:
-    """Prove that the policy starts as its reference: log-ratios are 0, and the loss is what it must be then.
-
-    Args:
-        trainable: The policy before its first step.
-        objective: Bound.
-        trees: Of the first step; some are looked at. A rank may have no share of a small step, and so none.
-        refer: Adds what the reference says, where trees do not carry it.
-
-    Returns:
-        The mean difference of a token, in nats.
-
-    Raises:
-        RunFailed: They differ by more than rounding.
-    """
-    if not trees:
-        return 0.0
-    model = trainable.model
-    forest = plant(trees[:CHECKED]).to(next(model.parameters()).device)
-    forest = forest if refer is None else refer(forest)
-    with asked(model, nullcontext()):
-        said = outputs(model, forest)
-    assert forest.reference is not None
-    apart = float((said - forest.reference).abs().mean()) if len(said) else 0.0
-    bound = ROUNDING.get(next(model.parameters()).dtype, 1e-3)
-    where = "the reference before the first step"
-    fix = "objective.reference says which model it is; delete the cache's folder `references` if weights were replaced"
-    if not apart <= bound:
-        received = f"policy and reference differ by {apart:.2g} nats a token, so the margin is not 0"
-        raise RunFailed(where, received, f"at most {bound:g}, which is rounding", fix)
-    if isinstance(objective, Gathering):
-        forest = replace(forest, step=objective.gather(said, forest))
-    units, expected = objective.units(forest), objective.loss_at_start
-    if expected is not None and units:
-        loss = float(objective.loss(said, forest).total) / units
-        if not abs(loss - expected) <= max(0.05, 0.05 * abs(expected)) or not math.isfinite(loss):
-            raise RunFailed(where, f"the loss is {loss:.4f}", f"{expected:.4f} where policy and reference are one", fix)
-    return apart
