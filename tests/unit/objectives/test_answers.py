@@ -117,4 +117,3 @@ def test_kl_is_the_divergence_near_the_reference():
         policy, reference = (logits + step * torch.tensor([0.5, -1.0, 0.3])).log_softmax(-1), logits.log_softmax(-1)
         exact = (policy.exp() * (policy - reference)).sum().item()
         assert (policy.exp() * (policy - reference).square() / 2).sum().item() == pytest.approx(exact, rel=2 * step)
-

@@ -2,8 +2,8 @@
 """Ranked lists: a prompt and several answers, with a rank (1 is best) or a score for each; ties are allowed.
 
 Answers are a list (`answers`, `responses`, `completions`, `outputs`) of texts, messages, or objects that hold the text
-and its `rank` or `score` themselves, as in Nectar. Where there are ranks and scores, the ranks are the grades. A list in
-which all are tied is refused: it teaches no preference.
+and its `rank` or `score` themselves, as in Nectar. Where there are ranks and scores, the ranks are the grades. A list
+in which all are tied is refused: it teaches no preference.
 """
 
 from __future__ import annotations
