@@ -190,6 +190,7 @@ def test_answers_that_hold_their_rank_or_score():
         ({"ranks": [1]}, r"ranks and answers are of different lengths \(1 and 2\)"),
         ({"ranks": [1, "last"]}, "one of ranks is not a number"),
         ({"ranks": 1}, "ranks is not a list"),
+        ({"ranks": [2, 2]}, r"all answers have the same grade \(2 of -2\)"),
         ({"answers": ["x", " "]}, "empty answer"),
     ],
 )

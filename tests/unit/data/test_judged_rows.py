@@ -105,20 +105,29 @@ def test_the_ledger_counts_examples_answers_and_refusals(write, prepared, said):
     assert found.ledger.to_json()["total"]["answers"] == 20
 
 
-def test_a_row_of_several_examples(write, prepared, said):
-    def node(role, text, *replies, rank=None):
-        return {"role": role, "text": text, "replies": list(replies), "rank": rank}
+def node(role, text, *replies, rank=None):
+    return {"role": role, "text": text, "replies": list(replies), "rank": rank}
 
-    two = node(
-        "assistant", "a", node("prompter", "r", node("assistant", "c", rank=0), node("assistant", "d", rank=1)), rank=0
-    )
-    tree = {"message_tree_id": "t", "prompt": node("prompter", "q", two, node("assistant", "b", rank=1))}
+
+DEEPER = node("prompter", "r", node("assistant", "c", rank=0), node("assistant", "d", rank=1))
+TREE = node("prompter", "q", node("assistant", "a", DEEPER, rank=0), node("assistant", "b", rank=1))
+TWO = {"message_tree_id": "t", "prompt": TREE}
+
+
+def test_a_row_of_several_examples(write, prepared, said):
     none = {"message_tree_id": "u", "prompt": node("prompter", "q", node("assistant", "b", rank=0))}
-    found = prepared([{"path": write(tree, none, tree), "max_rows": 2}], refused_tolerance=0.4)
+    found = prepared([{"path": write(TWO, none, TWO), "max_rows": 2}], refused_tolerance=0.4)
     account = found.ledger.accounts[0]
     assert (account.rows, account.read, account.kept, account.refused_rows) == (2, 3, 2, 1)
     assert [found.rows.tree(i).row.rpartition(":")[2] for i in range(2)] == ["1", "1"]
     assert any("2 of 3 examples in 2 rows, 4 answers" in line for line in said)
+
+
+def test_max_rows_counts_rows_and_not_their_examples(write, prepared, tmp_path):
+    for name in ("a", "b"):
+        write(TWO, TWO, name=f"trees/{name}.jsonl")
+    account = prepared([{"path": str(tmp_path / "trees"), "max_rows": 3}]).ledger.accounts[0]
+    assert (account.rows, account.read) == (3, 6)
 
 
 def test_the_gate_looks_at_every_answer(write, prepared, qwen):
@@ -195,7 +204,7 @@ def test_keys_without_effect_are_refused(qwen, write, judged, keys, said):
 
 
 def test_the_wrong_objective_is_told(qwen, write):
-    with pytest.raises(DataError, match="as preference they are for preference objectives"):
+    with pytest.raises(DataError, match="As preference they are for preference objectives"):
         prepare(Data(train=write(*PAIRS)), qwen, which="train", judged=False)
     assert prepare(Data(train=write(*PAIRS)), qwen, which="train", judged=True).rows.judged
 

@@ -2,7 +2,8 @@
 """Ranked lists: a prompt and several answers, with a rank (1 is best) or a score for each; ties are allowed.
 
 Answers are a list (`answers`, `responses`, `completions`, `outputs`) of texts, messages, or objects that hold the text
-and its `rank` or `score` themselves, as in Nectar. Where there are ranks and scores, the ranks are the grades.
+and its `rank` or `score` themselves, as in Nectar. Where there are ranks and scores, the ranks are the grades. A list
+in which all are tied is refused: it teaches no preference.
 """
 
 from __future__ import annotations
@@ -48,8 +49,10 @@ def read(row: Mapping[str, Any], columns: Mapping[str, str]) -> Judged:
     ranks, scores = _numbers(row, columns, values, "ranks", ("rank",)), _numbers(row, columns, values, "scores", SCORE)
     if ranks is None and scores is None:
         raise RowFault("neither ranks nor scores")
-    grades = [-rank for rank in ranks] if ranks is not None else scores
-    return judged(prompt, [answer_of(_answer(value), name, prompt) for value in values], grades or [], scores)
+    grades = [-rank for rank in ranks] if ranks is not None else scores or []
+    if len(set(grades)) == 1:
+        raise RowFault("all answers have the same grade", f"{len(grades)} of {grades[0]:g}")
+    return judged(prompt, [answer_of(_answer(value), name, prompt) for value in values], grades, scores)
 
 
 def _answer(value: Any) -> Any:
