@@ -72,6 +72,10 @@ def locate(source: Source, which: str, say: Say) -> tuple[Part, ...]:
     if path.is_dir():
         return _folder(path, source, split, say)
     if path.exists():
+        if source.config is not None:
+            raise DataError(
+                source.path, f"config {source.config!r} of a single file", "hub data sets have them", "remove config:"
+            )
         if source.split is not None:
             raise DataError(
                 source.path, f"split {source.split!r} of a single file", "a file has no splits", "remove split:"
@@ -79,8 +83,9 @@ def locate(source: Source, which: str, say: Say) -> tuple[Part, ...]:
         return (_file(path, source.path, say),)
     if _suffix(path) in READERS or not _HUB_NAME.fullmatch(source.path):
         raise DataError(source.path, "no such file or folder", _near(path), "correct the path")
-    dataset = hub.from_hub(source.path, source.path, split)
-    return (_dataset(dataset, f"{source.path}:{split}"),)
+    dataset = hub.from_hub(source.path, source.path, split, source.config)
+    named = f"{source.path}:{source.config}" if source.config else source.path
+    return (_dataset(dataset, f"{named}:{split}"),)
 
 
 def _dataset(dataset: object, label: str) -> Part:

@@ -107,7 +107,9 @@ def translate(tree: dict[str, Any], words: Sequence[tuple[str, Any]], file: str 
         else:
             tree = put(tree, key.split("."), value, key)
             foreign.add(head)
-    translation = dialect.translate(tree, Asked(objective=objective, file=file))
+    translation = dialect.translate(
+        tree, Asked(objective=objective, file=file, places=frozenset(key for key, _ in ours))
+    )
     overridden = [place for place, keys in translation.moved.items() if foreign.intersection(keys)]
     named = ["objective.name"] if objective else []
     return Foreign(translation=translation, overridden=(*overridden, *named), words=tuple(ours))

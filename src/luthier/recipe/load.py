@@ -21,7 +21,7 @@ from luthier.recipe.text import read_yaml as read_yaml  # studies read their fil
 from luthier.recipe.told import told
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from luthier.recipe.dialects._draft import Translation
@@ -64,6 +64,28 @@ class Resolved:
             else:
                 lines.append(f"{section}: {one_line(value)}  # {self.origins[section]}")
         return "\n".join(lines) + "\n"
+
+    def given_yaml(self) -> str:
+        """Write what was given, without defaults, as YAML that loads as the same recipe; comments name foreign keys."""
+        moved = self.translation.moved if self.translation else {}
+        lines = [f"# luthier recipe, fingerprint {self.fingerprint}"]
+        if self.translation:
+            lines[0] += f", from a recipe of {self.translation.dialect}; behind each value stand the keys it came from"
+            lines += [f"# {note}" for note in self.notes[1:]]
+        for section, value in self.recipe.model_dump(mode="json", exclude_unset=True).items():
+            if not isinstance(value, dict):
+                lines += [f"{section}: {_line(value, section, moved)}"] * (self.origins[section] != "default")
+                continue
+            keys = [key for key in value if key == "name" or self.origins[f"{section}.{key}"] != "default"]
+            if any(self.origins[f"{section}.{key}"] != "default" for key in keys):
+                lines.append(f"{section}:")
+                lines += [f"  {one_line(key)}: {_line(value[key], f'{section}.{key}', moved)}" for key in keys]
+        return "\n".join(lines) + "\n"
+
+
+def _line(value: Any, place: str, moved: Mapping[str, tuple[str, ...]]) -> str:
+    keys = ", ".join(moved.get(place, ()))
+    return one_line(value) + (f"  # {keys}" if keys and keys != place.rpartition(".")[2] else "")
 
 
 def load_recipe(source: str | Path | dict[str, Any] | Recipe, overrides: Sequence[str] = ()) -> Resolved:

@@ -37,10 +37,12 @@ class Asked:
     Attributes:
         objective: The objective that an override names (`objective=orpo`), or None.
         file: The recipe's path, whose folders may tell the objective; None for a tree in Python.
+        places: Our dotted keys that overrides set, whatever the recipe says of them.
     """
 
     objective: str | None = None
     file: str | None = None
+    places: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,8 +174,10 @@ class Draft:
     def done(self, keys: Iterable[str]) -> Translation:
         """Refuse what nothing took, naming the nearest of the dialect's keys, and close the draft."""
         known = sorted({key for key in keys if not key.endswith("*")})
-        for key in self.given:
-            if key not in self.taken:
+        for key, value in self.given.items():
+            if key not in self.taken and value is None and key in known:
+                self.ignore(key)
+            elif key not in self.taken:
                 nearest, _, _ = did_you_mean(key, known).partition("Known: ")
                 what = f"a key of {self.dialect} that Luthier neither translates nor may pass over"
                 self.refuse(key, "unknown key", nearest.rstrip() or what, "correct or remove it")

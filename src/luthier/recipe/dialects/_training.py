@@ -146,8 +146,8 @@ def training(draft: Draft) -> None:
     evaluation(draft)
 
 
-def warm_up(draft: Draft) -> None:
-    """Read `warmup_steps` (below 1 it is a share, as in transformers 5) and `warmup_ratio`; the default is none."""
+def warm_up(draft: Draft, default: float | None = 0.0) -> None:
+    """Read `warmup_steps` (below 1 it is a share, as in transformers 5) and `warmup_ratio`."""
     steps, ratio = draft.take("warmup_steps"), draft.take("warmup_ratio")
     if draft.given.get("lr_scheduler_type", draft.given.get("lr_scheduler")) == "constant":
         draft.ignore("warmup_steps", "warmup_ratio")
@@ -163,7 +163,8 @@ def warm_up(draft: Draft) -> None:
         draft.ignore("warmup_steps")
         if ratio is not None:
             draft.put("optim.warmup_ratio", ratio, "warmup_ratio")
-    draft.default("optim.warmup_ratio", 0.0)
+    if default is not None:
+        draft.default("optim.warmup_ratio", default)
 
 
 def trackers(draft: Draft) -> None:

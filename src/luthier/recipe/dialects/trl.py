@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """TRL and the alignment-handbook: flat YAML of ScriptArguments, ModelConfig and a trainer's config.
 
-Defaults that change weights are those of TRL 1.16. Which trainer is meant stands in no key of such a file (the handbook's
-scripts decide): an override tells it, then keys that one trainer alone has, then the folder, then `beta` and its like.
+Defaults that change weights are those of TRL 1.16. Which trainer is meant stands in no key of such a file;
+`_trl_objective.py` tells it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.recipe.dialects import _mixture, _objective, _training
+from luthier.recipe.dialects import _mixture, _training, _trl_objective
 from luthier.recipe.dialects._draft import OFF, Asked, Draft, Only
 from luthier.recipe.text import said
 
@@ -85,50 +85,24 @@ LORA = {
     "lora_modules_to_save": "method.modules_to_save",
     "use_rslora": "method.use_rslora",
 }
-OBJECTIVE = {
-    "beta": "beta",
-    "label_smoothing": "label_smoothing",
-    "f_divergence_type": "f_divergence_type",
-    "f_alpha_divergence_coef": "f_alpha_divergence_coef",
-    "discopop_tau": "discopop_tau",
-    "rpo_alpha": "sft_weight",
-    "ref_model": "reference",
-    "ref_model_name_or_path": "reference",
-    "precompute_ref_log_probs": "precompute_ref_log_probs",
-    "desirable_weight": "desirable_weight",
-    "undesirable_weight": "undesirable_weight",
-    "simpo_gamma": "simpo_gamma",
-    "center_rewards_coefficient": "center_rewards_coefficient",
-}
 READ = (
     "assistant_only_loss",
     "chat_template_path",
     "completion_only_loss",
-    "cpo_alpha",
     "dataset_kwargs",
     "dataset_text_field",
     "dtype",
     "lora_task_type",
-    "loss_type",
     "max_length",
     "max_seq_length",
     "packing",
     "packing_strategy",
     "torch_dtype",
-    "trainer",
     "truncation_mode",
     "use_peft",
 )
-KEYS = frozenset({*PLACES, *ONLY, *IDLE, *LORA, *OBJECTIVE, *READ, *_training.KEYS, *_mixture.KEYS})
+KEYS = frozenset({*PLACES, *ONLY, *IDLE, *LORA, *_trl_objective.KEYS, *READ, *_training.KEYS, *_mixture.KEYS})
 MARKS = KEYS - {"datasets", "seed", "output_dir", "chat_template", "optim"}  # what no section of ours is called
-ALONE = {  # keys of one trainer's config alone -> its objective
-    "desirable_weight": "kto",
-    "undesirable_weight": "kto",
-    "center_rewards_coefficient": "reward",
-    "cpo_alpha": "cpo",
-    "simpo_gamma": "cpo",
-}
-PAIRS = ("beta", "ref_model", "ref_model_name_or_path", "max_prompt_length", "precompute_ref_log_probs", "rpo_alpha")
 RATES = {"sft": 2e-5, "reward": 1e-4}  # learning rates that are a trainer's default; 1e-6 for all others
 
 
@@ -140,7 +114,7 @@ def recognises(tree: Mapping[str, Any]) -> bool:
 def translate(tree: Mapping[str, Any], asked: Asked = Asked()) -> Translation:  # noqa: B008 - frozen
     """Translate a flat recipe of TRL or the alignment-handbook."""
     draft = Draft(dialect=NAME, given=tree, asked=asked)
-    name = _objective_of(draft)
+    name = _trl_objective.read(draft)
     _mixture.rows(draft)
     _lengths(draft)
     _scored(draft, name)
@@ -152,74 +126,6 @@ def translate(tree: Mapping[str, Any], asked: Asked = Asked()) -> Translation:  
     if not draft.given.get("max_steps", -1) or draft.given.get("max_steps", -1) < 0:
         draft.default("train.num_train_epochs", 3.0)
     return draft.done(KEYS)
-
-
-def _objective_of(draft: Draft) -> str:
-    """Tell the trainer and read its keys."""
-    name, because = _trainer(draft)
-    losses = draft.take("loss_type")
-    loss = losses[0] if isinstance(losses, list) and len(losses) == 1 else losses
-    keys = dict(OBJECTIVE)
-    if loss is not None and name in ("dpo", "cpo", "kto") and not (name == "dpo" and loss in _objective.LOSSES):
-        name, loss = _other_loss(draft, name, loss)
-    if loss is not None and "loss_type" in _objective.KEYS[name]:
-        draft.put("objective.loss_type", loss, "loss_type")
-    elif loss not in (None, "nll", name, "simpo"):
-        draft.refuse("loss_type", f"received {said(loss)}", f"objective {name} has one loss", "remove it")
-    elif loss is not None and name not in ("ipo", "simpo"):
-        draft.ignore("loss_type")
-    _objective.settle(draft, name, keys, because)
-    alpha = draft.take("cpo_alpha", 1.0 if name in ("cpo", "simpo") else None)
-    if alpha is not None and name in ("cpo", "simpo"):
-        draft.put({"cpo": "objective.cpo_alpha", "simpo": "objective.sft_weight"}[name], alpha, "cpo_alpha")
-    elif alpha:
-        draft.refuse("cpo_alpha", f"objective {name} has no such key", "cpo has it", "write trainer: cpo, or remove it")
-    if name == "simpo":
-        draft.default("objective.beta", 0.1)
-    return name
-
-
-def _trainer(draft: Draft) -> tuple[str, str]:
-    """The trainer's objective and what told it."""
-    trainer = draft.take("trainer")
-    if name := _objective.overridden(draft):
-        return name, "the command line says so"
-    if trainer is not None:
-        if trainer in _objective.KEYS:
-            return str(trainer), "the key trainer"
-        draft.refuse("trainer", f"received {said(trainer)}", f"known: {', '.join(_objective.KEYS)}", "choose one")
-    for key, name in ALONE.items():
-        if draft.has(key):
-            return name, f"the key {key}"
-    folder = _objective.of_folder(draft.asked.file)
-    if folder not in (None, "sft"):
-        return str(folder), "the name of the recipe's folder or file; objective=NAME chooses another"
-    for key in (*PAIRS, "loss_type"):
-        if draft.has(key) and draft.given[key] not in ("nll", "dft", False):
-            told = " (the folder says sft)" if folder else ""
-            return "dpo", f"the key {key}{told}; objective=orpo (ipo, kto, cpo, simpo …) chooses another"
-    return "sft", "the folder's name" if folder else "no key of another trainer; objective=dpo (orpo, …) chooses one"
-
-
-def _other_loss(draft: Draft, name: str, loss: Any) -> tuple[str, Any]:
-    """A `loss_type` that is an objective of its own here, or none at all."""
-    match name, loss:
-        case "dpo", "ipo":
-            draft.taken.add("loss_type")
-            draft.note("loss_type ipo is the objective ipo")
-            return "ipo", None
-        case "dpo", "sigmoid_norm":
-            draft.put("objective.length_normalized", True, "loss_type")
-            return "dpo", "sigmoid"
-        case "cpo", "simpo":
-            draft.note("loss_type simpo is the objective simpo; its sft_weight is TRL's cpo_alpha")
-            return "simpo", None
-        case ("cpo", "sigmoid" | "hinge") | ("kto", "kto" | "apo_zero_unpaired"):
-            return name, loss
-    known = {"dpo": [*_objective.LOSSES, "ipo", "sigmoid_norm"], "cpo": ["sigmoid", "hinge", "simpo"]}
-    allowed = ", ".join(known.get(name, ["kto", "apo_zero_unpaired"]))
-    draft.refuse("loss_type", f"received {said(loss)}", f"allowed: {allowed}", "write one of these")
-    return name, None
 
 
 def _lengths(draft: Draft) -> None:
