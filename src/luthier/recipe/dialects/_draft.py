@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -174,10 +175,12 @@ class Draft:
     def done(self, keys: Iterable[str]) -> Translation:
         """Refuse what nothing took, naming the nearest of the dialect's keys, and close the draft."""
         known = sorted({key for key in keys if not key.endswith("*")})
+        told = {key for keys in self.moved.values() for key in keys} | {error.where for error in self.refused}
         for key, value in self.given.items():
-            if key not in self.taken and value is None and key in known:
-                self.ignore(key)
-            elif key not in self.taken:
+            if key in self.taken or (value is None and key in known):
+                if key not in told and not any(re.match(rf"{re.escape(key)}[. ]", where) for where in told):
+                    self.ignore(key)  # it was read, and set nothing
+            else:
                 nearest, _, _ = did_you_mean(key, known).partition("Known: ")
                 what = f"a key of {self.dialect} that Luthier neither translates nor may pass over"
                 self.refuse(key, "unknown key", nearest.rstrip() or what, "correct or remove it")

@@ -34,8 +34,7 @@ def rows(draft: Draft) -> None:
     ways = [key for key in ("dataset_mixer", "dataset_mixture", "datasets", "dataset_name") if draft.has(key)]
     if len(ways) > 1:
         draft.refuse(ways[1], f"a second way to name rows, beside {ways[0]}", "one of them", f"remove {ways[1]}")
-    for key in ways[1:]:
-        draft.take(key)
+    draft.taken.update(KEYS)  # what the chosen way does not read has no effect
     if not ways:
         return
     if ways[0] == "dataset_mixer":

@@ -139,9 +139,11 @@ def _reading(draft: Draft, where: str, entry: dict[str, Any], stage: str) -> dic
         draft.refuse(where, f"received tags {tags}", "from and value with human and gpt, or OpenAI's", "rename them")
     if entry.get("ranking"):
         form = "preference"
+        words |= {"messages": ("prompt", "conversations")} if sharegpt else {}
     elif "kto_tag" in columns:
         form = "unpaired"
-        words["kto_tag"] = ("label", "kto_tag" if columns["kto_tag"] == "kto_tag" else "label")
+        words["kto_tag"] = ("label", "label")
+        words |= {"messages": ("messages", "messages")} if sharegpt else {"response": ("completion", "output")}
     for word in columns.keys() - words.keys():
         draft.refuse(where, f"column {word!r} in dataset_info.json", f"known: {', '.join(words)}", "remove it")
     renamed = {own: columns[word] for word, (own, usual) in words.items() if columns.get(word, usual) != usual}

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from luthier.core.errors import RecipeError, did_you_mean
 from luthier.recipe.text import said
 
 if TYPE_CHECKING:
@@ -63,11 +64,14 @@ def settle(draft: Draft, name: str, keys: Mapping[str, str], because: str) -> No
 
 
 def overridden(draft: Draft) -> str | None:
-    """The objective that an override names, if it is one that can be translated to."""
+    """The objective that an override names.
+
+    Raises:
+        RecipeError: It is none that can be translated to; all other keys depend on it.
+    """
     name = draft.asked.objective
     if name is not None and name not in KEYS:
-        draft.refuse("objective", f"received {said(name)}", f"known: {', '.join(KEYS)}", "choose one of these")
-        return "sft"
+        raise RecipeError("objective", f"received {said(name)}", did_you_mean(name, KEYS), "choose one of these")
     return name
 
 

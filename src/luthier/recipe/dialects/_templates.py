@@ -38,7 +38,7 @@ def chat_template(draft: Draft, key: str) -> None:
     name = draft.take(key)
     if name is None:
         return
-    if name not in SAME:
+    if name not in tuple(SAME):
         fix = f"write {key}=auto for the model's own template, or data.chat_template=FILE.jinja"
         draft.refuse(key, f"received {said(name)}", f"known: {', '.join(SAME)}", fix)
         return

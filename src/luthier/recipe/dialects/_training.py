@@ -146,6 +146,13 @@ def training(draft: Draft) -> None:
     evaluation(draft)
 
 
+def epochs(draft: Draft, default: float) -> None:
+    """Set the other tool's default of epochs, where no number of steps goes before it."""
+    steps = draft.given.get("max_steps")
+    if not isinstance(steps, int) or steps <= 0:
+        draft.default("train.num_train_epochs", default)
+
+
 def warm_up(draft: Draft, default: float | None = 0.0) -> None:
     """Read `warmup_steps` (below 1 it is a share, as in transformers 5) and `warmup_ratio`."""
     steps, ratio = draft.take("warmup_steps"), draft.take("warmup_ratio")
@@ -191,6 +198,8 @@ def logging(draft: Draft) -> None:
 
 def saving(draft: Draft) -> None:
     """Read `save_strategy` and `save_steps`; the end of a run is always saved."""
+    if "save_total_limit" in draft.given and draft.take("save_total_limit") is None:
+        draft.put("train.save_total_limit", None, "save_total_limit")  # all of them, as here
     strategy, steps = _strategy(draft, "save_strategy"), draft.take("save_steps")
     if strategy == "steps" and (draft.has("save_strategy") or steps):
         draft.put("train.save_steps", 500 if steps is None else steps, "save_steps", "save_strategy")
@@ -258,10 +267,10 @@ def numbers(draft: Draft, *names: str) -> None:
         value = draft.take(name)
         if value is None:
             draft.ignore(name)
-        elif value not in spelt:
+        elif value not in tuple(spelt):
             allowed = "auto, bfloat16, float32"
             draft.refuse(name, f"received {said(value)}", allowed, f"write {name}: bfloat16")
-    given = [name for name in names if draft.given.get(name) in spelt]
+    given = [name for name in names if draft.given.get(name) in tuple(spelt)]
     mixed = draft.take("bf16")
     if mixed is True:
         draft.put("model.dtype", "bfloat16", "bf16", *given)

@@ -71,7 +71,7 @@ def _trainer(draft: Draft) -> tuple[str, str]:
     if name := _objective.overridden(draft):
         return name, "the command line says so"
     if trainer is not None:
-        if trainer in _objective.KEYS:
+        if trainer in tuple(_objective.KEYS):
             return str(trainer), "the key trainer"
         draft.refuse("trainer", f"received {said(trainer)}", f"known: {', '.join(_objective.KEYS)}", "choose one")
     for key, name in ALONE.items():

@@ -153,8 +153,7 @@ def translate(tree: Mapping[str, Any], asked: Asked = Asked()) -> Translation:  
     draft.table(PLACES, ONLY, IDLE)
     draft.default("data.max_length", 2048)
     draft.default("optim.learning_rate", 5e-5)
-    if not tree.get("max_steps") or tree["max_steps"] < 0:
-        draft.default("train.num_train_epochs", 3.0)
+    _training.epochs(draft, 3.0)
     if name == "simpo":
         draft.default("objective.beta", 0.1)  # its pref_beta
     return draft.done(KEYS)
@@ -163,11 +162,11 @@ def translate(tree: Mapping[str, Any], asked: Asked = Asked()) -> Translation:  
 def _objective_of(draft: Draft) -> tuple[str, str]:
     """Read `stage` and `pref_loss`; return the stage and our objective."""
     stage, loss = draft.take("stage", "sft"), draft.take("pref_loss", "sigmoid")
-    if stage not in STAGES:
+    if stage not in tuple(STAGES):
         draft.refuse("stage", f"received {said(stage)}", f"known: {', '.join(STAGES)}", "write one of these")
         stage = "sft"
     name, because = STAGES[stage], f"stage {stage}"
-    if stage == "dpo" and loss in LOSSES:
+    if stage == "dpo" and loss in tuple(LOSSES):
         name, because = LOSSES[loss], f"stage dpo with pref_loss {loss}"
     elif stage == "dpo":
         fix = "write stage: kto" if loss == "kto_pair" else "write one of these"

@@ -123,8 +123,7 @@ def translate(tree: Mapping[str, Any], asked: Asked = Asked()) -> Translation:  
     _training.training(draft)
     draft.table(PLACES, ONLY, IDLE)
     draft.default("optim.learning_rate", RATES.get(name, 1e-6))
-    if not draft.given.get("max_steps", -1) or draft.given.get("max_steps", -1) < 0:
-        draft.default("train.num_train_epochs", 3.0)
+    _training.epochs(draft, 3.0)
     return draft.done(KEYS)
 
 
