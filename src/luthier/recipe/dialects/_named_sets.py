@@ -147,7 +147,7 @@ def _reading(draft: Draft, where: str, entry: dict[str, Any], stage: str) -> dic
     for word in columns.keys() - words.keys():
         draft.refuse(where, f"column {word!r} in dataset_info.json", f"known: {', '.join(words)}", "remove it")
     renamed = {own: columns[word] for word, (own, usual) in words.items() if columns.get(word, usual) != usual}
-    renamed = {own: name for own, name in renamed.items() if own != name}
+    renamed = {own: name for own, name in renamed.items() if name and own != name}  # "" is no column
     return {"format": form} | ({"columns": renamed} if renamed else {})
 
 
