@@ -69,13 +69,14 @@ def locate(source: Source, which: str, say: Say) -> tuple[Part, ...]:
     """
     path = shipped_set(source.path) or Path(source.path).expanduser()
     split = source.split or ("train" if which == "train" else "test")
+    if path.exists() and source.config is not None:
+        where = "a folder" if path.is_dir() else "a file"
+        raise DataError(
+            source.path, f"config {source.config!r} of {where}", "hub data sets have them", "remove config:"
+        )
     if path.is_dir():
         return _folder(path, source, split, say)
     if path.exists():
-        if source.config is not None:
-            raise DataError(
-                source.path, f"config {source.config!r} of a single file", "hub data sets have them", "remove config:"
-            )
         if source.split is not None:
             raise DataError(
                 source.path, f"split {source.split!r} of a single file", "a file has no splits", "remove split:"

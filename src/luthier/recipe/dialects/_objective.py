@@ -50,6 +50,8 @@ def settle(draft: Draft, name: str, keys: Mapping[str, str], because: str) -> No
     """
     draft.put("objective.name", name)
     draft.note(f"objective {name}: {because}")
+    if name != "sft":
+        draft.note("a row whose answer does not fit into data.max_length is refused and counted, not cut as there")
     for key, own in keys.items():
         value = draft.take(key)
         if value is None:
