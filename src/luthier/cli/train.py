@@ -3,6 +3,7 @@
 
 RECIPE is a YAML file; words of the form key=value override it:
 `luthier train recipes/sft-lora.yaml method.r=64 data.train=my.jsonl`.
+Recipes of TRL, LLaMA-Factory and Axolotl run too; their own keys override them, and what was made of each is said.
 Ctrl-C saves a checkpoint and prints the command that goes on; a second one stops at once.
 """
 
@@ -37,7 +38,8 @@ def main(
     from luthier.run import preview, train
 
     first = place_here().first  # under torchrun one process speaks for all
-
+    for note in resolved.notes if first else ():
+        _say(note)
     if dry_run:
         found = preview(resolved, say=_say if first else lambda _: None)
         if first:

@@ -69,6 +69,11 @@ def locate(source: Source, which: str, say: Say) -> tuple[Part, ...]:
     """
     path = shipped_set(source.path) or Path(source.path).expanduser()
     split = source.split or ("train" if which == "train" else "test")
+    if path.exists() and source.config is not None:
+        where = "a folder" if path.is_dir() else "a file"
+        raise DataError(
+            source.path, f"config {source.config!r} of {where}", "hub data sets have them", "remove config:"
+        )
     if path.is_dir():
         return _folder(path, source, split, say)
     if path.exists():
@@ -79,8 +84,9 @@ def locate(source: Source, which: str, say: Say) -> tuple[Part, ...]:
         return (_file(path, source.path, say),)
     if _suffix(path) in READERS or not _HUB_NAME.fullmatch(source.path):
         raise DataError(source.path, "no such file or folder", _near(path), "correct the path")
-    dataset = hub.from_hub(source.path, source.path, split)
-    return (_dataset(dataset, f"{source.path}:{split}"),)
+    dataset = hub.from_hub(source.path, source.path, split, source.config)
+    named = f"{source.path}:{source.config}" if source.config else source.path
+    return (_dataset(dataset, f"{named}:{split}"),)
 
 
 def _dataset(dataset: object, label: str) -> Part:

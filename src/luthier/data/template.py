@@ -36,7 +36,7 @@ def resolve(name: str, tokenizer: Tokenizer, vocabulary: Vocabulary, say: Callab
     """Find the chat template that a recipe names.
 
     Args:
-        name: ``auto``, a name of ``luthier templates``, or the path of a Jinja file.
+        name: ``auto``, a name of ``luthier templates``, the path of a Jinja file, or Jinja itself.
         tokenizer: Its own template is what ``auto`` means.
         vocabulary: Facts of the same tokenizer.
         say: Told where a named template had to be fitted to the tokenizer.
@@ -52,6 +52,8 @@ def resolve(name: str, tokenizer: Tokenizer, vocabulary: Vocabulary, say: Callab
         if not tokenizer.chat_template:
             return None
         return ChatTemplate(name="the tokenizer's chat template", source=tokenizer.get_chat_template())
+    if "{%" in name or "{{" in name:
+        return ChatTemplate(name="the recipe's chat template", source=name)
     if name.endswith((".jinja", ".jinja2", ".j2")) or "/" in name:
         try:
             return ChatTemplate(name=name, source=Path(name).expanduser().read_text(encoding="utf-8"))

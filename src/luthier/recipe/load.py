@@ -5,24 +5,26 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from luthier.core import registry
 from luthier.core.errors import RecipeError
-from luthier.recipe import rules
+from luthier.recipe import foreign, rules
 from luthier.recipe.fingerprint import fingerprint, flat
+from luthier.recipe.override import parse_override, put
 from luthier.recipe.schema import Recipe
-from luthier.recipe.text import one_line, parse, said
+from luthier.recipe.text import one_line
 from luthier.recipe.text import read_yaml as read_yaml  # studies read their file in the same way
 from luthier.recipe.told import told
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from luthier.recipe.dialects._draft import Translation
 
 T = TypeVar("T", bound=BaseModel)
 Origin = Literal["default", "recipe", "override"]
@@ -37,11 +39,18 @@ class Resolved:
         recipe: The checked recipe; `method` and `objective` hold their entries' defaults too.
         origins: Every key (`section.key`, or `seed`) -> `default`, `recipe` or `override`.
         fingerprint: See :func:`luthier.recipe.fingerprint.fingerprint`.
+        translation: What another tool's recipe was translated to; None for Luthier's own.
     """
 
     recipe: Recipe
     origins: dict[str, Origin]
     fingerprint: str
+    translation: Translation | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user must be told before such a recipe is run, a line each."""
+        return self.translation.lines() if self.translation else ()
 
     def to_yaml(self) -> str:
         """Write the recipe as YAML whose comments name each value's origin; it loads as the same recipe again."""
@@ -56,13 +65,35 @@ class Resolved:
                 lines.append(f"{section}: {one_line(value)}  # {self.origins[section]}")
         return "\n".join(lines) + "\n"
 
+    def given_yaml(self) -> str:
+        """Write what was given, without defaults, as YAML that loads as the same recipe; comments name foreign keys."""
+        moved = self.translation.moved if self.translation else {}
+        lines = [f"# luthier recipe, fingerprint {self.fingerprint}"]
+        if self.translation:
+            lines[0] += f", from a recipe of {self.translation.dialect}; behind each value stand the keys it came from"
+            lines += [f"# {note}" for note in self.notes[1:]]
+        for section, value in self.recipe.model_dump(mode="json", exclude_unset=True).items():
+            if not isinstance(value, dict):
+                lines += [f"{section}: {_line(value, section, moved)}"] * (self.origins[section] != "default")
+                continue
+            keys = [key for key in value if key == "name" or self.origins[f"{section}.{key}"] != "default"]
+            if any(self.origins[f"{section}.{key}"] != "default" for key in keys):
+                lines.append(f"{section}:")
+                lines += [f"  {one_line(key)}: {_line(value[key], f'{section}.{key}', moved)}" for key in keys]
+        return "\n".join(lines) + "\n"
+
+
+def _line(value: Any, place: str, moved: Mapping[str, tuple[str, ...]]) -> str:
+    keys = ", ".join(moved.get(place, ()))
+    return one_line(value) + (f"  # {keys}" if keys and keys != place.rpartition(".")[2] else "")
+
 
 def load_recipe(source: str | Path | dict[str, Any] | Recipe, overrides: Sequence[str] = ()) -> Resolved:
     """Read a recipe and resolve it.
 
     Args:
-        source: A YAML file, the same tree in Python, or a recipe.
-        overrides: Words such as ``method.r=16``; the value is read as YAML.
+        source: A YAML file, the same tree in Python, or a recipe; also one of another tool (`luthier.recipe.dialects`).
+        overrides: Words such as ``method.r=16``; the value is read as YAML. In another tool's recipe its own keys too.
 
     Raises:
         RecipeError: The file is missing or broken, a key is unknown or a value does not fit.
@@ -77,15 +108,31 @@ def load_recipe(source: str | Path | dict[str, Any] | Recipe, overrides: Sequenc
         tree = source.model_dump(mode="json", exclude_unset=True)
     else:
         tree = _plain(source if isinstance(source, dict) else read_yaml(source))
+    words = [parse_override(word) for word in overrides]
+    found = foreign.translate(tree, words, None if isinstance(source, dict | Recipe) else os.fspath(source))
+    if found is None:
+        return resolve(*_overridden(tree, words, ()))
+    foreign.refuse(found.translation)
+    tree, origins = _overridden(found.translation.tree, found.words, found.overridden)
+    try:
+        return replace(resolve(tree, origins), translation=found.translation)
+    except RecipeError as error:
+        raise foreign.named(error, found.translation) from None
+
+
+def _overridden(
+    tree: dict[str, Any], words: Sequence[tuple[str, Any]], before: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Origin]]:
+    """Apply overrides, and say where each key came from; `before` are keys that were overridden already."""
     tree = {key: _section(key, value) for key, value in tree.items()}
     origins: dict[str, Origin] = dict.fromkeys(flat(tree), "recipe")
-    for word in overrides:
-        key, value = _parse_override(word)
-        value = _section(key, value)
-        tree = _put(tree, key.split("."), value, key)
+    origins |= dict.fromkeys(before, "override")
+    for key, given in words:
+        value = _section(key, given)
+        tree = put(tree, key.split("."), value, key)
         origins = {k: v for k, v in origins.items() if k != key and not k.startswith(f"{key}.")}
         origins |= dict.fromkeys(flat(value, key), "override")
-    return resolve(tree, origins)
+    return tree, origins
 
 
 def resolve(tree: dict[str, Any], origins: dict[str, Origin] | None = None) -> Resolved:
@@ -139,30 +186,6 @@ def _section(key: str, value: Any) -> Any:
     if key in FOLDERS and isinstance(value, str):
         return {"name": value}
     return {} if value is None and key in ("optim", "train") else value
-
-
-def _parse_override(word: str) -> tuple[str, Any]:
-    key, sign, value = word.partition("=")
-    if not sign or not all(key.split(".")):
-        raise RecipeError(
-            f"override {word!r}", "no key=value", "a dotted key, '=' and a value", "write it as in method.r=16"
-        )
-    try:
-        return key, parse(value)
-    except yaml.YAMLError:
-        return key, value  # `data.system=He said: "go"` is meant as text
-
-
-def _put(tree: dict[str, Any], path: list[str], value: Any, key: str) -> dict[str, Any]:
-    head, rest = path[0], path[1:]
-    if not rest:
-        return tree | {head: value}
-    below = tree.get(head, {})
-    if not isinstance(below, dict):
-        raise RecipeError(
-            f"override {key}", f"{head!r} holds {said(below)}", "a section", "override the whole key instead"
-        )
-    return tree | {head: _put(below, rest, value, key)}
 
 
 def _origins(recipe: Recipe, given: dict[str, Origin]) -> dict[str, Origin]:

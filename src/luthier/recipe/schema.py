@@ -51,6 +51,8 @@ class Source(Section):
     """A name of `luthier formats`, or `auto`: told by the columns and said aloud."""
     split: str | None = None
     """The split of a folder or hub data set; default `train`, or `test` for `data.eval`."""
+    config: str | None = None
+    """The configuration (subset) of a hub data set that has several."""
     weight: Annotated[float, Field(gt=0.0)] = 1.0
     """Share of the rows used in each epoch; 2 uses each row twice, 0.5 every second one (drawn anew each epoch)."""
     max_rows: Positive | None = None
@@ -90,7 +92,7 @@ class Data(Section):
     loss_on: Literal["assistant", "last", "all"] = "assistant"
     """Train on every assistant turn, on the last one only, or on all tokens."""
     chat_template: str = "auto"
-    """`auto`: the model's own. Else a name of `luthier templates`, or a Jinja file."""
+    """`auto`: the model's own. Else a name of `luthier templates`, a Jinja file, or Jinja itself."""
     system: str | None = None
     """System prompt for conversations that have none."""
     refused_tolerance: Share = 0.02

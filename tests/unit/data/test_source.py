@@ -10,6 +10,7 @@ import pytest
 
 from luthier.core.errors import DataError, RecipeError
 from luthier.data.faults import RowFault
+from luthier.data.readers import hub
 from luthier.data.source import locate
 from luthier.recipe.schema import Source
 
@@ -126,6 +127,21 @@ def test_a_split_of_a_file(tmp_path, found):
     put(tmp_path, **{"rows.jsonl": line("a")})
     with pytest.raises(DataError, match="split 'test' of a single file; a file has no splits; remove split:"):
         found(tmp_path / "rows.jsonl", split="test")
+
+
+def test_a_configuration_is_the_hubs(tmp_path, found):
+    put(tmp_path, **{"rows.jsonl": line("x")})
+    for path, what in ((tmp_path / "rows.jsonl", "a file"), (tmp_path, "a folder")):
+        with pytest.raises(DataError, match=f"config 'en' of {what}; hub data sets have them; remove config:"):
+            found(path, config="en")
+
+
+def test_a_configuration_of_a_data_set(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    configs = "".join(f"  - {{config_name: {name}, data_files: {name}.jsonl}}\n" for name in ("de", "en"))
+    put(tmp_path, **{"README.md": f"---\nconfigs:\n{configs}---\n", "de.jsonl": line("ja"), "en.jsonl": line("yes")})
+    dataset = hub.from_hub(str(tmp_path), "rows", "train", "en")
+    assert [row["text"] for _, row in hub.rows(dataset)] == ["yes"]
 
 
 def test_a_folder_of_splits(tmp_path, found, said):

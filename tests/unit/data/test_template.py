@@ -35,6 +35,10 @@ def test_a_file(tmp_path, qwen):
         rendered("not/there.jinja", qwen)
 
 
+def test_jinja_itself(qwen):
+    assert rendered("{% for message in messages %}{{ message.content }}/{% endfor %}", qwen) == "a/b/"
+
+
 def test_an_unknown_name(qwen):
     with pytest.raises(RecipeError, match=r"data\.chat_template: unknown name 'chatlm'; did you mean 'chatml'\?"):
         rendered("chatlm", qwen)

@@ -40,8 +40,14 @@ def from_disk(folder: Path, where: str, split: str) -> Any:
     return found[split]
 
 
-def from_hub(name: str, where: str, split: str) -> Any:
+def from_hub(name: str, where: str, split: str, config: str | None = None) -> Any:
     """Load a data set by its hub name, from the hub or the hub's cache.
+
+    Args:
+        name: `org/name`.
+        where: What messages call it.
+        split: One of its splits.
+        config: One of its configurations; None is its default.
 
     Raises:
         DataError: There is none, or the hub may not be asked.
@@ -53,7 +59,7 @@ def from_hub(name: str, where: str, split: str) -> Any:
     try:
         from datasets import load_dataset
 
-        return load_dataset(name, split=split)
+        return load_dataset(name, config, split=split)
     except Exception as error:
         if offline:
             raise DataError(
