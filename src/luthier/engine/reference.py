@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from luthier.core.trainable import Objective, Trainable
-    from luthier.core.types import Tree
+    from luthier.core.trainable import Trainable
     from luthier.data.rows import Drawn
     from luthier.engine.rows import Rows
     from luthier.recipe import Recipe
