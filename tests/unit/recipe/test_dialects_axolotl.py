@@ -115,6 +115,10 @@ def test_evaluation_template_and_targets():
         ({"optimizer": "adamw_bnb_8bit"}, "optimizer: received 'adamw_bnb_8bit'"),
         ({"datasets": [{"path": "x", "type": "input_output"}]}, "datasets.0.type: received 'input_output'"),
         ({"datasets": [{"path": "x", "tpe": "alpaca"}]}, "datasets.0.tpe: unknown key; did you mean 'type'?"),
+        (
+            {"datasets": [{"path": "x", "type": "chat_template", "chat_template": "llama3"}]},
+            "datasets.0.chat_template: received 'llama3'",
+        ),
         ({"special_tokens": {"pad_token": "<pad>"}}, "special_tokens: received {'pad_token': '<pad>'}"),
         ({"hub_model_id": "me/m"}, "hub_model_id: received 'me/m' (text); remove it, and publish"),
         ({"micro_batch_sise": 1}, "micro_batch_sise: unknown key; did you mean 'micro_batch_size'?"),

@@ -150,12 +150,14 @@ def test_rows_of_a_mixture():
         {"id": "b", "config": "en", "split": "test_x", "columns": {"prompt": "q"}, "weight": 0.25},
     ]
     tree = {"model_name_or_path": "m", "do_eval": True, "dataset_mixture": {"datasets": entries, "test_split_size": 9}}
+    tree["dataset_mixture"]["seed"] = 0
     found = trl.translate(tree)
     assert found.refused == ()
     assert found.tree["data"]["train"] == [{"path": "a", "split": "train_x", "format": "messages"}]
     assert found.tree["data"]["eval"] == [
         {"path": "b", "split": "test_x", "config": "en", "weight": 0.25, "columns": {"prompt": "q"}}
     ]
+    assert "dataset_mixture.seed" in found.idle
     assert any(note.startswith("test_split_size 9: ") for note in found.notes)
     (error,) = trl.translate(tree | {"dataset_mixture": {"datasets": entries[:1], "test_split_size": 9}}).refused
     assert error.where == "dataset_mixture.test_split_size"

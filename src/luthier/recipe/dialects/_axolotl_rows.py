@@ -21,8 +21,11 @@ TYPES: dict[str, str | None] = {
     "sharegpt": "sharegpt",
 }
 PAIRS = ("chat_template", "chatml", "llama3", "user_defined", "bradley_terry", "unpaired", "orpo", "argilla")
-_IDLE = {"chat_template", "data_files", "ds_type", "roles", "train_on_eos", "trust_remote_code", "train_on_eot"}
+_IDLE = {"ds_type", "roles", "trust_remote_code", "train_on_eot"}
 _READ = {
+    "chat_template",
+    "data_files",
+    "train_on_eos",
     "field",
     "field_chosen",
     "field_messages",
@@ -62,6 +65,11 @@ def sources(draft: Draft, key: str, *, judged: bool) -> list[dict[str, Any]]:
                 draft.refuse(
                     f"{where}.{name}", "unknown key", did_you_mean(name, _READ | _IDLE), "correct or remove it"
                 )
+            if name in _IDLE:
+                draft.idle.append(f"{where}.{name}")
+        if entry.get("chat_template") not in (None, "tokenizer_default"):
+            fix = "write chat_template beside `datasets`, once for all rows"
+            draft.refuse(f"{where}.chat_template", f"received {said(entry['chat_template'])}", "one for all", fix)
         files = entry.get("data_files")
         if files and not (isinstance(files, str) or len(files) == 1):
             draft.refuse(f"{where}.data_files", f"received {said(files)}", "one file", "make an entry of each file")

@@ -107,6 +107,11 @@ def _mixture(draft: Draft, key: str, mixture: Any) -> None:
         found[which].append(source(name, config=config, split=split, weight=entry.get("weight"), columns=columns))
         if isinstance(columns, list):
             draft.note("columns: the format of the rows is told by the columns that are there (`luthier data RECIPE`)")
+    if "seed" in mixture:
+        draft.idle.append(f"{key}.seed")  # `seed` draws the order
+    if mixture.get("streaming"):
+        fix = "remove it: tokens are kept on disk and mapped, not held in memory"
+        draft.refuse(f"{key}.streaming", f"received {said(mixture['streaming'])}", "false", fix)
     _say_shares(draft, [entry.get("weight", 1) for entry in entries])
     size = mixture.get("test_split_size")
     if size and found["eval"]:
