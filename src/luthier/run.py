@@ -34,7 +34,7 @@ from luthier.export.held_out import load_words
 from luthier.export.origin import find_origin
 from luthier.models import load_model, load_tokenizer
 from luthier.models.fuse import fuse
-from luthier.models.probe import prove_forest
+from luthier.models.probe import prove_forest, unit_of
 from luthier.models.save import save_words
 from luthier.models.threads import fitting_threads
 from luthier.recipe import Model, Recipe, Resolved, entry_config, load_recipe
@@ -247,11 +247,12 @@ def load_base(recipe: Recipe, say: Say) -> PreTrainedModel:
     device = pick_device()
     dtype = pick_dtype(recipe.model.dtype, device.type)
     task: Task = getattr(registry.get("objectives", recipe.objective["name"]), "TASK", "CAUSAL_LM")
-    model = load_model(recipe.model, dtype, task=task, seed=recipe.seed, say=say).to(device)
+    values = 1 if task == "SEQ_CLS" else None
+    model = load_model(recipe.model, dtype, task=task, num_labels=values, seed=recipe.seed, say=say).to(device)
     fuse(model)
     error = prove_forest(model, recipe.model.model_name_or_path)
     kind = f"{type(model).__name__} on {device} in {str(dtype).removeprefix('torch.')}"
-    say(f"{kind}; a forest equals separate forwards to {error:.1e} nats")
+    say(f"{kind}; a forest equals separate forwards to {error:.1e} {unit_of(model)}")
     return model
 
 

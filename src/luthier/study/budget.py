@@ -160,7 +160,8 @@ def _rates(run: Planned, say: Say) -> dict[str, float]:
 
     say(f"{run.variant}: counting the operations of a step")
     recipe = run.resolved.recipe
-    model = load_model(recipe.model, torch.float32)
+    task = getattr(registry.get("objectives", recipe.objective["name"]), "TASK", "CAUSAL_LM")
+    model = load_model(recipe.model, torch.float32, task=task)
     registry.get("methods", recipe.method["name"]).apply(model, entry_config("method", recipe.method))
     found = count_rates(model)
     return {"per_token": found.per_token, "per_scored": found.per_scored, "per_pair": found.per_pair}
