@@ -7,6 +7,7 @@ the result as adapter/ (PEFT's layout) or model/ (transformers' layout).
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,9 +124,10 @@ def open_run(
     """Write what a run begins with into its folder, and give what the loop needs."""
     recipe, folder = resolved.recipe, Path(resolved.recipe.output_dir)
     objective = _bind(recipe)
-    held_out, refer = rows.eval_rows, None
+    held_out, refer, began = rows.eval_rows, None, time.process_time()
     if objective.reference:  # before anything is written or trained: what it says is of the policy's first state
         refer, held_out = rows.ranks.one_first(lambda: _refer(recipe, rows, trainable, objective, say))
+    asked = time.process_time() - began
     run_folder.begin(resolved, rows.ledgers, rows.ranks, resume=resume)
     return Work(
         recipe=recipe,
@@ -135,6 +137,7 @@ def open_run(
         batches=rows.batches.step,
         eval_batches=() if held_out is None else eval_batches(held_out, recipe.data, recipe.train),
         refer=refer,
+        asked_cpu_seconds=asked,
         folder=folder,
         data=rows.train.digest(),
         callbacks=callbacks,
@@ -161,6 +164,8 @@ def close_run(work: Work, rows: Rows, summary: dict[str, Any]) -> RunResult:
         work.trainable.save(writing)
         save_words(rows.tokenizer, model, writing)
 
+    if work.objective.reference:
+        summary["reference_cpu_seconds"] = work.asked_cpu_seconds
     run_folder.finish(work.folder, work.trainable.folder, save, summary, work.ranks)
     parts = {"model": model, "tokenizer": rows.tokenizer, "trainable": work.trainable}
     return RunResult(folder=work.folder, summary=summary, **parts)

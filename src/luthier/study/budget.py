@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from luthier.models.tasks import Task
     from luthier.recipe import Recipe
     from luthier.study.design import Design, Planned
     from luthier.study.sections import Budget
@@ -160,7 +161,7 @@ def _rates(run: Planned, say: Say) -> dict[str, float]:
 
     say(f"{run.variant}: counting the operations of a step")
     recipe = run.resolved.recipe
-    task = getattr(registry.get("objectives", recipe.objective["name"]), "TASK", "CAUSAL_LM")
+    task: Task = getattr(registry.get("objectives", recipe.objective["name"]), "TASK", "CAUSAL_LM")
     model = load_model(recipe.model, torch.float32, task=task)
     registry.get("methods", recipe.method["name"]).apply(model, entry_config("method", recipe.method))
     found = count_rates(model)
