@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from luthier.engine.reference import Asked, Refer, Say
     from luthier.engine.rows import Rows
 
-# Mean difference a token, in nats, that rounding may make between passes over the same tokens in other company. None was
-# seen on CPUs (embedded models, 25 M Llama, bfloat16 and float32); GPU kernels choose by shape. Another model is off
-# by 0.1 and more.
+# Mean difference a token, in nats, that rounding may make between passes over the same tokens in other company. None
+# was seen on CPUs (embedded models, 25 M Llama, bfloat16 and float32); GPU kernels choose by shape. Another model is
+# off by 0.1 and more.
 ROUNDING = {torch.bfloat16: 0.05, torch.float16: 0.02, torch.float32: 1e-3, torch.float64: 1e-6}
 CHECKED = 8  # trees of the first step that are looked at
 
