@@ -127,7 +127,7 @@ def with_long_prompts(pairs: list[dict[str, str]], model: Path) -> list[dict[str
         share = 2 * prompt / (2 * prompt + sum(answers))
         if 0.4 <= share <= 0.8 and prompt + max(answers) < 510:
             kept.append(row)
-    return kept[:1000]
+    return kept[:300]  # TRL asks its reference about all of them before it trains
 
 
 def write_sets(folder: Path, pairs: list[dict[str, str]]) -> None:
