@@ -76,7 +76,7 @@ def test_in_turn_is_alone_to_the_bit(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 def test_several_objectives_in_one_pass(dtype, tmp_path, monkeypatch):
-    """Plain rows, pairs with a reference that is asked in each step, and KTO's sums over a step of two micro-batches."""
+    """Plain rows, pairs with a reference that is asked in each step, and KTO's sums over two micro-batches."""
     base = base_of("qwen2", dtype)
     names = ["sft", "dpo", "kto", "orpo"]
     members, side = cohort(base, tmp_path / "together", [{"method": {"r": 4}, "train": {"max_steps": 12}}] * 4)
