@@ -44,14 +44,14 @@ def _compared(result: StudyResult, pairs: list[tuple[str, str]]) -> Pairs:
     return dict(zip(wanted, result.compared(wanted), strict=True))
 
 
-def methods(result: StudyResult, tuned_where: str = "`luthier demo --full`") -> list[str]:
+def methods(result: StudyResult, tuned_where: str = "") -> list[str]:
     """Compare LoRA, rsLoRA and full fine-tuning: the conclusion, what it cost, what it leaves open.
 
     Every outcome has its words; a part whose runs failed is left out, and said to be.
 
     Args:
         result: A study of such variants.
-        tuned_where: What measures the methods with a learning rate tuned for each.
+        tuned_where: What measures the methods with a learning rate tuned for each; by default the full demo.
     """
     known = [role for role in roles(result.design).values() if not math.isnan(result.score(role.variant).value)]
     scaled, topped = _scaled(known), _topped(result, known)
@@ -152,7 +152,7 @@ def _versus(label: str, row: Row, reference: Row) -> Said:
 def _limits(result: StudyResult, tuned_where: str) -> Said:
     seeds = result.design.study.seeds
     count = said("limits_one", seed=seeds[0]) if len(seeds) == 1 else said("limits_several", n=len(seeds))
-    return said("limits", count=count, where=tuned_where)
+    return said("limits", count=count, where=tuned_where or said("limits_demo"))
 
 
 def rank_curve(result: StudyResult) -> str:

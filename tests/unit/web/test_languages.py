@@ -96,7 +96,7 @@ def test_the_study_speaks_on_every_part_of_the_page(whole):
     said = {name: "".join(texts) for name, texts in parts.items()}
     assert "在相同的 alpha（16）与学习率（0.001）下，用 2 个种子，从 r=16 到 r=64，LoRA " in said["verdict"]
     assert "这里的成本（对各种子取均值）：全量微调用时 5.0 秒" in said["verdict"]
-    assert "学习率部分 专门测量这一点" in said["verdict"]
+    assert "学习率部分专门测量这一点" in said["verdict"]
     assert said["verdict"].count("与 lora-r16 相比") == 1, "the plain sentence is not said twice"
     assert "受控：同一种子下，所有变体按相同次序看到相同样本" in said["differences"]
     assert "受控：" not in said["environment"], "said once"

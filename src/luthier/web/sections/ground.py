@@ -84,7 +84,8 @@ def differences(found: Found) -> Markup:
         if keys
         else None
     )
-    same = tag("p", both("owned"), " ", [[", " if n else "", one] for n, one in enumerate(owned)], ".", class_="note")
+    listed = [[", " if n else "", one] for n, one in enumerate(owned)]
+    same = tag("p", both("owned"), " ", listed, both("stop"), class_="note")
     return joined(said, made, same if owned else None)
 
 
