@@ -32,7 +32,7 @@ SIDES = {
     "trl (no checkpointing, grouped by length)": ["peer_dpo.py", *BEST],
     "trl (the same, reference precomputed)": ["peer_dpo.py", *BEST, "--precompute-ref"],
 }
-# All 300 pairs once, but for the first step: TRL's sampler trains long ones first, so a part of them would be another task.
+# All 300 pairs once, but for the first step: TRL's sampler begins with long ones, so a part would be another task.
 DRAWN = ["--steps", "75", "--warmup", "1"]
 ONCE = "trl (the same, reference precomputed)"  # its pass over all pairs takes minutes: in the first round only
 OURS = "luthier"
