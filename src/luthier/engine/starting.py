@@ -39,7 +39,7 @@ def prove_start(
     Raises:
         RunFailed: Policy and reference differ.
     """
-    if not want.is_start:
+    if not want.is_start(trainable):
         say(f"the policy does not start as its reference ({want.reference}): its first margins are not 0")
         return
     apart = check_start(trainable, objective, next(iter(rows.batches.step(0)), ()), refer)

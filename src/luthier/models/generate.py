@@ -19,6 +19,7 @@ from luthier.core.errors import DataError, ModelError, UserError
 from luthier.models.backbone import learned_positions, serving
 from luthier.models.threads import fitting_threads
 from luthier.models.values import value_head
+from luthier.models.virtual import num_virtual
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -212,7 +213,7 @@ def _check(max_new_tokens: int, batch_size: int, temperature: float, top_p: floa
 
 def _check_positions(model: PreTrainedModel, wanted: int) -> None:
     limit = learned_positions(model.get_decoder())
-    if limit is not None and wanted > limit:
+    if limit is not None and (wanted := wanted + num_virtual(model)) > limit:
         raise ModelError(
             f"model {type(model).__name__}",
             f"{wanted} tokens of prompt and reply",
