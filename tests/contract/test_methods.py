@@ -23,6 +23,8 @@ from luthier.models import scored_logprobs
 METHODS = list(registry.entries("methods"))
 FAMILIES = ["llama", "tied", "gpt2"]
 NO_PAPER = {"full"}
+# Few numbers far from the loss: their papers train them with rates of 0.3 (prompt tuning) down to 1e-4 (an encoder).
+RATES = {"prompt": 0.3, "prefix": 0.1, "ptuning": 0.01}
 each = pytest.mark.parametrize("name", METHODS)
 everywhere = pytest.mark.parametrize("family", FAMILIES)
 
@@ -56,9 +58,9 @@ def _ready(model):
     return model
 
 
-def _train(trainable: Trainable, steps: int) -> list[float]:
+def _train(trainable: Trainable, steps: int, rate: float = 5e-3) -> list[float]:
     trainable.model.train()
-    optimizer = torch.optim.AdamW(trainable.parameters().values(), lr=5e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(trainable.parameters().values(), lr=rate, weight_decay=0.0)
     losses = []
     for _ in range(steps):
         loss = -scored_logprobs(trainable.model, _batch()).mean()
@@ -88,9 +90,10 @@ def test_unknown_keys_are_refused(name):
 
 @each
 @everywhere
-def test_it_starts_as_the_base(name, family):
+def test_it_starts_as_the_base_or_says_that_it_does_not(name, family):
     trainable, before = _applied(name, family)
-    assert (_logps(trainable.model) - before).abs().max() <= 1e-6
+    apart = (_logps(trainable.model) - before).abs().max()
+    assert apart <= 1e-6 if trainable.starts_as_base else apart > 0.01
 
 
 @each
@@ -116,7 +119,7 @@ def test_only_what_it_declares_trains(name, family):
 @each
 @everywhere
 def test_the_loss_falls(name, family):
-    losses = _train(_applied(name, family)[0], 20)
+    losses = _train(_applied(name, family)[0], 20, RATES.get(name, 5e-3))
     assert losses[-1] < 0.9 * losses[0]
 
 

@@ -41,7 +41,7 @@ class Config(BaseModel):
     num_virtual_tokens: Annotated[int, Field(gt=0)] = 20
     """Virtual tokens before every example."""
     prompt_tuning_init: Literal["TEXT", "SAMPLE_VOCAB", "RANDOM"] = "SAMPLE_VOCAB"
-    """Where they begin: embeddings of a text, of random words, or normal numbers (PEFT's default; farther from words)."""
+    """Where they begin: embeddings of a text, of words drawn at random, or normal numbers (PEFT's default)."""
     prompt_tuning_init_text: str | None = None
     """The text of TEXT, repeated or cut to num_virtual_tokens."""
     tokenizer_name_or_path: str | None = None
@@ -99,7 +99,7 @@ def _start(model: PreTrainedModel, config: Config) -> torch.Tensor:
         chosen = torch.tensor((list(ids) * n)[:n])
     else:
         chosen = torch.randint(0, words.shape[0], (n,))
-    return embedding(chosen.to(words.device)).to(**wide(model))  # type: ignore[no-any-return]
+    return embedding(chosen.to(words.device)).to(**wide(model))
 
 
 def _tokenizer_of(model: PreTrainedModel, config: Config) -> str:

@@ -8,8 +8,8 @@ They stand in a hook before the decoder, which adds them to whatever the decoder
 form, or a step of transformers' `generate` with its cache. A second hook takes their hidden states away again, so
 nobody else has to know of them: places, scored tokens and trees of a forest stay what they were.
 
-Positions of real tokens go on behind the virtual ones, as in PEFT 0.21. Its prompt tuning leaves positions to the model,
-which counts padding in between; here they are what they are in training.
+Positions of real tokens go on behind the virtual ones, as in PEFT 0.21. Its prompt tuning leaves positions to the
+model, which counts padding in between; here they are what they are in training.
 
 Shapes: B rows, L tokens of a row, n virtual tokens, H hidden, K key heads, D head size.
 """
