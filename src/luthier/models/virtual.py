@@ -9,7 +9,8 @@ form, or a step of transformers' `generate` with its cache. A second hook takes 
 nobody else has to know of them: places, scored tokens and trees of a forest stay what they were.
 
 Positions of real tokens go on behind the virtual ones, as in PEFT 0.21. Its prompt tuning leaves positions to the
-model, which counts padding in between; here they are what they are in training.
+model, which counts padding in between; here they are what they are in training. (A sliding window of transformers' own
+attention counts padding that stands between virtual tokens and words, in PEFT too.)
 
 Shapes: B rows, L tokens of a row, n virtual tokens, H hidden, K key heads, D head size.
 """
