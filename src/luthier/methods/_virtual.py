@@ -19,6 +19,10 @@ from luthier.core.errors import ModelError, RecipeError, UserError
 from luthier.core.trainable import ParameterGroup, Trainable
 from luthier.methods import _peft
 from luthier.methods._beside import copy_whole, find_whole, swapped_back, whole_parameters
+from luthier.models.backbone import serving
+from luthier.models.load import DENSE
+from luthier.models.planted import NAME as ATTENTION
+from luthier.models.probe import prove_forest
 from luthier.models.virtual import EMBEDDINGS, ENCODER_FILE, NAME, VirtualTokens, lay_before, virtual_of
 
 if TYPE_CHECKING:
@@ -69,10 +73,15 @@ def train_virtual(model: PreTrainedModel, virtual: VirtualTokens, told: Mapping[
         told: The method's own part of adapter_config.json, with `peft_type`.
 
     Raises:
-        ModelError: The model has virtual tokens already, or cannot have some.
+        ModelError: The model has virtual tokens already, or cannot have some; it is then as it was.
     """
     whole = find_whole(model, ())
-    lay_before(model, virtual)
+    undo = lay_before(model, virtual)
+    try:
+        _prove(model)
+    except ModelError:
+        undo()
+        raise
     model.requires_grad_(False)
     swaps = copy_whole(model, whole)
     parameters = _own(virtual) | whole_parameters(model, whole)
@@ -161,6 +170,26 @@ def check_computed(model: nn.Module, given: Mapping[str, Any], where: str, encod
             f"a folder with {ENCODER_FILE}",
             "go on without an encoder: method prompt, or prefix without prefix_projection",
         )
+
+
+def _prove(model: PreTrainedModel) -> None:
+    """Prove that the model takes virtual tokens: before words, and before a forest with the same result.
+
+    Some architectures do more to keys and values than to put them into attention and cache (DiffLlama, JetMoE).
+
+    Raises:
+        ModelError: It does not.
+    """
+    ids = torch.full((1, 2), 1, device=model.device)
+    try:
+        with serving(model):
+            model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        if model.config._attn_implementation == ATTENTION or model.config.model_type in DENSE:
+            prove_forest(model, model.config._name_or_path)
+    except ModelError as error:
+        received = f"it does not take these virtual tokens ({error.received})"
+        allowed = "architectures where they change a forest as they change each text alone"
+        raise ModelError(f"model {type(model).__name__}", received, allowed, "choose prompt or lora") from error
 
 
 def _own(virtual: VirtualTokens) -> dict[str, nn.Parameter]:

@@ -10,7 +10,7 @@ nobody else has to know of them: places, scored tokens and trees of a forest sta
 
 Positions of real tokens go on behind the virtual ones, as in PEFT 0.21. Its prompt tuning leaves positions to the
 model, which counts padding in between; here they are what they are in training. (A sliding window of transformers' own
-attention counts padding that stands between virtual tokens and words, in PEFT too.)
+attention counts padding that stands between virtual tokens and words, in PEFT too; `generate` has none there then.)
 
 Shapes: B rows, L tokens of a row, n virtual tokens, H hidden, K key heads, D head size.
 """
@@ -29,6 +29,8 @@ from luthier.kernels.forest import under
 from luthier.models.planted import Prefix, planted_now
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from transformers import PreTrainedModel
 
 NAME = "prompt_encoder"  # of the module in the model, as in PEFT
@@ -144,8 +146,11 @@ def _extended(mask: Any, length: int, rows: int, cache: Any) -> torch.Tensor | N
     raise ModelError("virtual tokens", received, "a mask [batch, tokens] or none", "generate with a dynamic cache")
 
 
-def lay_before(model: PreTrainedModel, virtual: VirtualTokens) -> None:
+def lay_before(model: PreTrainedModel, virtual: VirtualTokens) -> Callable[[], None]:
     """Put virtual tokens before everything that a model is asked.
+
+    Returns:
+        What takes them away again.
 
     Raises:
         ModelError: It has some already, or reads ids of its tokens a second time, which virtual ones do not have.
@@ -157,8 +162,17 @@ def lay_before(model: PreTrainedModel, virtual: VirtualTokens) -> None:
         received = "embeddings of each layer, which are looked up by id"
         raise ModelError(where, received, "models with one embedding", "choose prefix, or lora")
     model.add_module(NAME, virtual)
-    decoder.register_forward_pre_hook(virtual.before, with_kwargs=True)
-    decoder.register_forward_hook(virtual.after)
+    hooks = (
+        decoder.register_forward_pre_hook(virtual.before, with_kwargs=True),
+        decoder.register_forward_hook(virtual.after),
+    )
+
+    def undo() -> None:
+        for hook in hooks:
+            hook.remove()
+        delattr(model, NAME)
+
+    return undo
 
 
 def virtual_of(model: nn.Module) -> VirtualTokens | None:

@@ -124,18 +124,6 @@ def test_folders_that_mean_something_else_are_refused(name, change, message, tmp
         load_adapter(tiny("llama"), tmp_path)
 
 
-def test_a_prefix_needs_keys_and_values_of_one_shape():
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "moe_intermediate_size": 16, "num_hidden_layers": 2}
-    latent = {"q_lora_rank": None, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 60, "n_routed_experts": 4}
-    groups = {"n_group": 1, "topk_group": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1}
-    config = AutoConfig.for_model("deepseek_v3", **sizes, **latent, **heads, **groups)
-    with pytest.raises(ModelError, match="keys and values of 2 shapes in 2 of 2 layers"):
-        _apply(AutoModelForCausalLM.from_config(config, dtype=torch.float32), name="prefix")
-
-
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_resumes_to_the_same_bits_and_serves(name, tiny_llama, alpaca_file, tmp_path):
     keys = {"method": METHODS[name], "optim": {"learning_rate": 1e-2}, "train": {"save_steps": 1}}
