@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Virtual tokens before every architecture of docs/models.md: forest, forward and generation agree, or it is refused."""
+"""Virtual tokens before every architecture of docs/models.md: forest, forward and generation agree, or it refuses."""
 
 from __future__ import annotations
 
