@@ -26,7 +26,7 @@ from luthier.engine.memory import fit_memory
 from luthier.engine.precision import pick_device, pick_dtype, routed_float32
 from luthier.engine.reference import asked_by, settle
 from luthier.engine.regional import compile_layers
-from luthier.engine.rows import Rows, read_rows
+from luthier.engine.rows import Rows, bind, read_rows
 from luthier.engine.schedule import warmup_steps
 from luthier.engine.starting import prove_start
 from luthier.engine.summary import summarise
@@ -123,7 +123,7 @@ def open_run(
 ) -> Work:
     """Write what a run begins with into its folder, and give what the loop needs."""
     recipe, folder = resolved.recipe, Path(resolved.recipe.output_dir)
-    objective = _bind(recipe)
+    objective = bind(recipe)
     held_out, refer, began = rows.eval_rows, None, time.process_time()
     if objective.reference:  # before anything is written or trained: what it says is of the policy's first state
         refer, held_out = rows.ranks.one_first(lambda: _refer(recipe, rows, trainable, objective, say))
@@ -151,7 +151,7 @@ def _refer(
 ) -> tuple[Refer | None, Drawn | None]:
     """Settle what the reference is and where its words come from, and prove that the run starts from it."""
     want = asked_by(recipe, rows)
-    refer, held_out = settle(want, trainable, rows, lambda other: load(other, recipe.model.dtype)[0], say)
+    refer, held_out = settle(want, trainable, rows, lambda other: load(other, recipe.model.dtype), say)
     prove_start(want, trainable, objective, rows, refer, say)
     return refer, held_out
 
@@ -281,12 +281,6 @@ def apply_method(recipe: Recipe, model: PreTrainedModel, say: Say) -> Trainable:
     count = trainable.num_trainable
     say(f"{recipe.method['name']}: {count:,} of {total:,} parameters train ({count / total:.2%})")
     return trainable
-
-
-def _bind(recipe: Recipe) -> Objective:
-    module = registry.get("objectives", recipe.objective["name"])
-    objective: Objective = module.bind(entry_config("objective", recipe.objective))
-    return objective
 
 
 def _reopen(recipe: Recipe, folder: Path, summary: dict[str, Any], say: Say) -> RunResult:

@@ -20,15 +20,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from luthier.core.errors import RecipeError
+from luthier.core.errors import LuthierError, RecipeError
 from luthier.data.reference import Referenced, ReferenceStore
 from luthier.kernels.forest import Forest, plant
 from luthier.models import outputs
+from luthier.models.values import value_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
+    from transformers import PreTrainedTokenizerBase as Words
 
     from luthier.core.trainable import Trainable
     from luthier.data.rows import Drawn
@@ -167,7 +169,7 @@ def precompute(
 
 
 def settle(
-    want: Asked, trainable: Trainable, rows: Rows, load: Callable[[str], torch.nn.Module], say: Say
+    want: Asked, trainable: Trainable, rows: Rows, load: Callable[[str], tuple[torch.nn.Module, Words]], say: Say
 ) -> tuple[Refer | None, Drawn | None]:
     """Decide where the reference's words come from, and compute those that are kept.
 
@@ -175,14 +177,14 @@ def settle(
         want: The recipe's words.
         trainable: The policy before its first step.
         rows: The run's; its batches' rows carry the words afterwards, where they are kept.
-        load: Loads another model by its folder.
+        load: Loads another model by its folder, and its tokenizer.
         say: Told what the reference is.
 
     Returns:
         What adds the words to a forest in each step (None where rows carry them), and the rows to evaluate on.
 
     Raises:
-        RecipeError: The choice does not go with the method, or the other model has other tokens.
+        RecipeError: The choice does not go with the method, or the other model cannot be loaded or has other tokens.
         DataError: The cache cannot be written.
     """
     batches, held_out = rows.batches, rows.eval_rows
@@ -196,7 +198,7 @@ def settle(
     inside: Callable[[], AbstractContextManager[Any]] = nullcontext
     leave_out: list[torch.nn.Parameter] = []
     if want.reference not in what:
-        model = _fitting(load(want.reference), trainable.model, want.reference)
+        model = _other(want.reference, load, trainable.model, rows.tokenizer)
     elif want.keeps_base(trainable):
         inside, leave_out = trainable.disabled, list(trainable.parameters().values())
     facts = {"weights": digest_of(model, leave_out)}
@@ -209,11 +211,28 @@ def settle(
     return None, precompute(model, held_out, every, facts | {"rows": want.digests["eval"]}, inside=inside, say=say)
 
 
-def _fitting(other: torch.nn.Module, policy: torch.nn.Module, name: str) -> torch.nn.Module:
-    words, own = (int(model.get_input_embeddings().weight.shape[0]) for model in (other, policy))  # type: ignore[operator]
-    if words < own:
-        received = f"{name} has {words:,} tokens, the policy {own:,}"
-        raise RecipeError("objective.reference", received, "a model with the policy's tokenizer", "name another")
+def _other(
+    name: str, load: Callable[[str], tuple[torch.nn.Module, Words]], policy: torch.nn.Module, own: Words
+) -> torch.nn.Module:
+    """Another model as reference: one of words, to which each of the policy's tokens means the same."""
+    where, fix = "objective.reference", "name another, or `start` or `base`"
+    try:
+        other, words = load(name)
+    except LuthierError as error:  # a run without a result too
+        raise RecipeError(f"{where}: {error.where}", error.received, error.allowed, error.fix) from None
+    if value_head(other) is not None:
+        received = f"{name} is a reward model, which gives values instead of words"
+        raise RecipeError(where, received, "a model that predicts the next token", fix)
+    known, asked_for = words.get_vocab(), own.get_vocab()
+    strange = [token for token, number in asked_for.items() if known.get(token) != number]
+    if strange:
+        received = f"{name} has another tokenizer: {len(strange):,} of the policy's {len(asked_for):,} tokens have "
+        received += f"another number there or none, such as {min(strange, key=asked_for.__getitem__)!r}"
+        raise RecipeError(where, received, "a model with the policy's tokenizer", fix)
+    rows, needed = (int(model.get_input_embeddings().weight.shape[0]) for model in (other, policy))  # type: ignore[operator]
+    if rows < min(needed, 1 + max(asked_for.values())):
+        received = f"{name} has embeddings for {rows:,} tokens only, the policy for {needed:,}"
+        raise RecipeError(where, received, "a model with the policy's tokenizer", fix)
     return other
 
 

@@ -83,6 +83,13 @@ RULES = (
         "remove optim.momentum, or set optim.optim: sgd",
     ),
     Rule(
+        lambda r: (r.data.max_prompt_length or 0) >= r.data.max_length,
+        "data.max_prompt_length",
+        "as much as data.max_length or more",
+        "less: prompt and answer together have max_length tokens at most",
+        "lower it, or remove it: prompts then have what the longest answer leaves",
+    ),
+    Rule(
         lambda r: r.train.max_steps == 0,
         "train.max_steps",
         "0 steps",

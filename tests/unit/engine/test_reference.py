@@ -84,15 +84,34 @@ def test_what_is_kept_is_read_again(tiny_llama, pairs, tmp_path):
     assert len(kept()) == 1
 
 
-def test_a_group_that_was_not_finished_is_computed_again(tiny_llama, pairs, tmp_path):
+def unmarked(folder):
+    for file in folder.iterdir():
+        file.write_bytes(bytes(file.stat().st_size))
+
+
+def cut(folder):
+    file = folder / "logps.bin"
+    file.write_bytes(file.read_bytes()[:-80])
+
+
+def without_marks(folder):
+    (folder / "crc32.bin").write_bytes(b"")
+
+
+def zeroed(folder):
+    file = folder / "logps.bin"
+    file.write_bytes(bytes(16) + file.read_bytes()[16:])
+
+
+def test_what_is_not_whole_is_computed_again(tiny_llama, pairs, tmp_path):
     asked = {"name": "dpo", "precompute_ref_log_probs": True}
-    first, _ = said_by(recipe(tiny_llama, pairs, tmp_path / "a", objective=asked))
+    first, _ = said_by(recipe(tiny_llama, pairs, tmp_path / "whole", objective=asked))
     (folder,) = kept()
-    (folder / "done.bin").write_bytes(b"\x00" * (folder / "done.bin").stat().st_size)
-    (folder / "logps.bin").write_bytes(b"\x00" * (folder / "logps.bin").stat().st_size)
-    again, words = said_by(recipe(tiny_llama, pairs, tmp_path / "b", objective=asked))
-    assert "are computed" in words
-    assert bits(first.folder) == bits(again.folder)
+    for damage in (unmarked, cut, without_marks, zeroed):
+        damage(folder)
+        again, words = said_by(recipe(tiny_llama, pairs, tmp_path / damage.__name__, objective=asked))
+        assert "are computed" in words, damage.__name__
+        assert bits(first.folder) == bits(again.folder), damage.__name__
 
 
 @pytest.mark.parametrize("name", ["dpo", "kto", "ipo"])
@@ -150,6 +169,25 @@ def test_another_folder_is_the_reference(tiny_llama, pairs, tmp_path):
     assert f"the reference is {tiny_llama}" in words
     for one, two in zip(metrics(other.folder), metrics(own.folder), strict=True):
         assert one == pytest.approx(two, abs=1e-4)
+
+
+def test_another_tokenizer_is_refused(tiny_llama, pairs, tmp_path):
+    """Also where the other vocabulary is the larger one, and every number has an embedding there."""
+    larger = recipe(tiny_llama, pairs, tmp_path / "a", objective={"name": "dpo", "reference": "embedded-tiny"})
+    with pytest.raises(RecipeError, match=r"objective\.reference: embedded-tiny has another tokenizer: \d+ of the"):
+        luthier.train(larger)
+    smaller = recipe("embedded-tiny", pairs, tmp_path / "b", objective={"name": "dpo", "reference": str(tiny_llama)})
+    with pytest.raises(RecipeError, match="has another tokenizer"):
+        luthier.train(smaller)
+    assert not kept()
+
+
+def test_what_cannot_be_a_reference_is_refused(tiny_llama, pairs, tmp_path):
+    judge = luthier.train(recipe(tiny_llama, pairs, tmp_path / "judge", objective="reward", train={"max_steps": 1}))
+    for name, said in ((judge.folder, "is a reward model"), ("no-such-folder", "model no-such-folder: ")):
+        asked = recipe(tiny_llama, pairs, tmp_path / "run", objective={"name": "dpo", "reference": str(name)})
+        with pytest.raises(RecipeError, match=rf"objective\.reference: .*{said}"):
+            luthier.train(asked)
 
 
 def test_a_reference_that_is_another_model_stops_the_run(tiny_llama, pairs, tmp_path, monkeypatch):
