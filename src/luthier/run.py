@@ -96,10 +96,12 @@ def train(
         RunFailed: The run started and cannot go on.
         Interrupted: Stopped by Ctrl-C and saved.
     """
-    resolved = recipe if isinstance(recipe, Resolved) else load_recipe(recipe)
+    resolved, notes = _resolved(recipe)
     recipe, folder = resolved.recipe, Path(resolved.recipe.output_dir)
     with joined() as ranks:
         say = say if ranks.first else lambda _: None
+        for note in notes:
+            say(note)
         watchers = make_watchers(folder, (*callbacks, *recipe.train.report_to) if ranks.first else ())
         with run_folder.entered(resolved, ranks, resume=resume, overwrite=overwrite) as summary:
             if summary:
@@ -116,6 +118,14 @@ def train(
                     machine.reset_peak()
                     summary = summarise(resolved, fit(work, resume=resume), trainable, ranks=ranks)
             return close_run(work, rows, summary)
+
+
+def _resolved(recipe: Recipe | Resolved | dict[str, Any] | str | Path) -> tuple[Resolved, tuple[str, ...]]:
+    """The recipe, and what to tell of another tool's; whoever resolved one before has been told."""
+    if isinstance(recipe, Resolved):
+        return recipe, ()
+    resolved = load_recipe(recipe)
+    return resolved, resolved.notes
 
 
 def open_run(
@@ -185,8 +195,10 @@ def preview(recipe: Recipe | Resolved | dict[str, Any] | str | Path, *, say: Say
     Raises:
         UserError: As for :func:`train`.
     """
-    resolved = recipe if isinstance(recipe, Resolved) else load_recipe(recipe)
+    resolved, notes = _resolved(recipe)
     recipe = resolved.recipe
+    for note in notes:
+        say(note)
     rows = read_rows(recipe, say, place_here())
     with routed_float32(pick_device().type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
         model, trainable = _build(recipe, say)
