@@ -13,6 +13,7 @@ all runs of a study share the work.
 from __future__ import annotations
 
 import hashlib
+import time
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     Say = Callable[[str], None]
 
 GROUP = {"cpu": 1024, "cuda": 16384}  # tokens of a pass: a CPU is as fast from 450 on, and short rows waste none
+
+TOLD = 30.0  # seconds between two lines about how far it is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,11 +163,17 @@ def precompute(
         say(f"the reference's log-probabilities of {count:,} rows are computed and kept in {store.folder}")
     else:
         say(f"the reference's log-probabilities are those kept in {store.folder}")
+    done, begun = 0, time.monotonic()
+    told = begun
     with asked(model, inside()):
         for group in missing:
             trees = [rows.tree(row) for row in store.rows_of(group)]
             said = outputs(model, plant(trees).to(device)).float().cpu().numpy()
             store.write(group, said, [tree.num_scored for tree in trees])
+            done += len(trees)
+            if (now := time.monotonic()) - told >= TOLD and done < count:
+                told, left = now, (now - begun) * (count - done) / done
+                say(f"the reference: {done:,} of {count:,} rows, about {left / 60:.0f} minutes left")
     return Referenced(rows, store)
 
 
