@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from luthier.engine.distributed import joined, place_here
 from luthier.engine.loop import Work, fit
 from luthier.engine.memory import fit_memory
 from luthier.engine.precision import pick_device, pick_dtype, routed_float32
-from luthier.engine.reference import asked_by, settle
+from luthier.engine.reference import asked_by, check_reference, settle
 from luthier.engine.regional import compile_layers
 from luthier.engine.rows import Rows, bind, read_rows
 from luthier.engine.schedule import warmup_steps
@@ -96,7 +97,8 @@ def train(
         RunFailed: The run started and cannot go on.
         Interrupted: Stopped by Ctrl-C and saved.
     """
-    resolved, notes = _resolved(recipe)
+    resolved = recipe if isinstance(recipe, Resolved) else load_recipe(recipe)
+    notes = () if resolved is recipe else resolved.notes  # whoever resolved another tool's recipe has told them
     recipe, folder = resolved.recipe, Path(resolved.recipe.output_dir)
     with joined() as ranks:
         say = say if ranks.first else lambda _: None
@@ -118,14 +120,6 @@ def train(
                     machine.reset_peak()
                     summary = summarise(resolved, fit(work, resume=resume), trainable, ranks=ranks)
             return close_run(work, rows, summary)
-
-
-def _resolved(recipe: Recipe | Resolved | dict[str, Any] | str | Path) -> tuple[Resolved, tuple[str, ...]]:
-    """The recipe, and what to tell of another tool's; whoever resolved one before has been told."""
-    if isinstance(recipe, Resolved):
-        return recipe, ()
-    resolved = load_recipe(recipe)
-    return resolved, resolved.notes
 
 
 def open_run(
@@ -161,7 +155,7 @@ def _refer(
 ) -> tuple[Refer | None, Drawn | None]:
     """Settle what the reference is and where its words come from, and prove that the run starts from it."""
     want = asked_by(recipe, rows)
-    refer, held_out = settle(want, trainable, rows, lambda other: load(other, recipe.model.dtype), say)
+    refer, held_out = settle(want, trainable, rows, partial(load, dtype=recipe.model.dtype), say)
     prove_start(want, trainable, objective, rows, refer, say)
     return refer, held_out
 
@@ -195,7 +189,8 @@ def preview(recipe: Recipe | Resolved | dict[str, Any] | str | Path, *, say: Say
     Raises:
         UserError: As for :func:`train`.
     """
-    resolved, notes = _resolved(recipe)
+    resolved = recipe if isinstance(recipe, Resolved) else load_recipe(recipe)
+    notes = () if resolved is recipe else resolved.notes  # whoever resolved another tool's recipe has told them
     recipe = resolved.recipe
     for note in notes:
         say(note)
@@ -203,6 +198,8 @@ def preview(recipe: Recipe | Resolved | dict[str, Any] | str | Path, *, say: Say
     with routed_float32(pick_device().type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
         model, trainable = _build(recipe, say)
         fit_memory(recipe, trainable, rows.batches.largest(), say)
+        if bind(recipe).reference:
+            check_reference(asked_by(recipe, rows), trainable, rows, partial(load, dtype=recipe.model.dtype))
     steps = rows.batches.total_steps
     return {
         "fingerprint": resolved.fingerprint,

@@ -34,15 +34,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Words
 
     from luthier.core.trainable import Trainable
+    from luthier.data import Batches
     from luthier.data.rows import Drawn
     from luthier.engine.rows import Rows
     from luthier.recipe import Recipe
 
+    Load = Callable[[str], tuple[torch.nn.Module, Words]]
     Refer = Callable[[Forest], Forest]
     Say = Callable[[str], None]
 
 GROUP = {"cpu": 1024, "cuda": 16384}  # tokens of a pass: a CPU is as fast from 450 on, and short rows waste none
 
+WHAT = {"start": "the policy before its first step", "base": "the base without any adapter"}
 TOLD = 30.0  # seconds between two lines about how far it is
 
 
@@ -177,9 +180,7 @@ def precompute(
     return Referenced(rows, store)
 
 
-def settle(
-    want: Asked, trainable: Trainable, rows: Rows, load: Callable[[str], tuple[torch.nn.Module, Words]], say: Say
-) -> tuple[Refer | None, Drawn | None]:
+def settle(want: Asked, trainable: Trainable, rows: Rows, load: Load, say: Say) -> tuple[Refer | None, Drawn | None]:
     """Decide where the reference's words come from, and compute those that are kept.
 
     Args:
@@ -197,16 +198,14 @@ def settle(
         DataError: The cache cannot be written.
     """
     batches, held_out = rows.batches, rows.eval_rows
-    once = batches.epoch(batches.total_steps) >= 1.0
-    what = {"start": "the policy before its first step", "base": "the base without any adapter"}
-    if not decide(want, trainable, once):
-        say(f"the reference is {what[want.reference]}, asked in every step")
+    if not decide(want, trainable, _once(batches)):
+        say(f"the reference is {WHAT[want.reference]}, asked in every step")
         return refer_in_step(trainable), held_out
-    say(f"the reference is {what.get(want.reference, want.reference)}")
+    say(f"the reference is {WHAT.get(want.reference, want.reference)}")
     model: torch.nn.Module = trainable.model
     inside: Callable[[], AbstractContextManager[Any]] = nullcontext
     leave_out: list[torch.nn.Parameter] = []
-    if want.reference not in what:
+    if want.reference not in WHAT:
         model = _other(want.reference, load, trainable.model, rows.tokenizer)
     elif want.keeps_base(trainable):
         inside, leave_out = trainable.disabled, list(trainable.parameters().values())
@@ -220,9 +219,22 @@ def settle(
     return None, precompute(model, held_out, every, facts | {"rows": want.digests["eval"]}, inside=inside, say=say)
 
 
-def _other(
-    name: str, load: Callable[[str], tuple[torch.nn.Module, Words]], policy: torch.nn.Module, own: Words
-) -> torch.nn.Module:
+def check_reference(want: Asked, trainable: Trainable, rows: Rows, load: Load) -> None:
+    """Refuse what :func:`settle` would, and compute nothing.
+
+    Raises:
+        RecipeError: As there.
+    """
+    decide(want, trainable, _once(rows.batches))
+    if want.reference not in WHAT:
+        _other(want.reference, load, trainable.model, rows.tokenizer)
+
+
+def _once(batches: Batches) -> bool:
+    return batches.epoch(batches.total_steps) >= 1.0
+
+
+def _other(name: str, load: Load, policy: torch.nn.Module, own: Words) -> torch.nn.Module:
     """Another model as reference: one of words, to which each of the policy's tokens means the same."""
     where, fix = "objective.reference", "name another, or `start` or `base`"
     try:
@@ -258,7 +270,7 @@ def decide(want: Asked, trainable: Trainable, once: bool) -> bool:
     """
     if want.precompute is True:
         return True
-    keeps = want.keeps_base(trainable) and want.reference in ("start", "base")
+    keeps = want.keeps_base(trainable) and want.reference in WHAT
     if want.precompute is False and not keeps:
         raise RecipeError(
             "objective.precompute_ref_log_probs",
@@ -270,7 +282,7 @@ def decide(want: Asked, trainable: Trainable, once: bool) -> bool:
 
 
 def _why_not(want: Asked, trainable: Trainable) -> str:
-    if want.reference not in ("start", "base"):
+    if want.reference not in WHAT:
         return f"{want.reference} as reference"
     if trainable.folder != "adapter":
         return f"method {want.method}, which moves the reference's own weights"

@@ -14,6 +14,7 @@ import luthier
 from luthier.core.errors import RecipeError, RunFailed
 from luthier.core.home import home
 from luthier.engine import reference
+from luthier.run import preview
 
 WORDS = ("red", "green", "blue", "seven", "north", "salt", "rain", "oak")
 
@@ -134,6 +135,8 @@ def test_full_fine_tuning_needs_no_second_model(tiny_llama, pairs, tmp_path, nam
 def test_in_every_step_is_refused_where_the_reference_moves(tiny_llama, pairs, tmp_path):
     asked = {"name": "dpo", "precompute_ref_log_probs": False}
     with pytest.raises(RecipeError, match=r"precompute_ref_log_probs.*method full"):
+        preview(recipe(tiny_llama, pairs, tmp_path / "full", method="full", objective=asked))
+    with pytest.raises(RecipeError, match=r"precompute_ref_log_probs.*method full"):
         luthier.train(recipe(tiny_llama, pairs, tmp_path / "full", method="full", objective=asked))
 
 
@@ -186,8 +189,9 @@ def test_what_cannot_be_a_reference_is_refused(tiny_llama, pairs, tmp_path):
     judge = luthier.train(recipe(tiny_llama, pairs, tmp_path / "judge", objective="reward", train={"max_steps": 1}))
     for name, said in ((judge.folder, "is a reward model"), ("no-such-folder", "model no-such-folder: ")):
         asked = recipe(tiny_llama, pairs, tmp_path / "run", objective={"name": "dpo", "reference": str(name)})
-        with pytest.raises(RecipeError, match=rf"objective\.reference: .*{said}"):
-            luthier.train(asked)
+        for start in (luthier.train, preview):
+            with pytest.raises(RecipeError, match=rf"objective\.reference: .*{said}"):
+                start(asked)
 
 
 def test_a_reference_that_is_another_model_stops_the_run(tiny_llama, pairs, tmp_path, monkeypatch):
