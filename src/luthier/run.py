@@ -25,11 +25,11 @@ from luthier.engine.distributed import joined, place_here
 from luthier.engine.loop import Work, fit
 from luthier.engine.memory import fit_memory
 from luthier.engine.precision import pick_device, pick_dtype, routed_float32
-from luthier.engine.reference import asked_by, check_reference, settle
+from luthier.engine.reference import asked_by, check_reference
 from luthier.engine.regional import compile_layers
 from luthier.engine.rows import Rows, bind, read_rows
 from luthier.engine.schedule import warmup_steps
-from luthier.engine.starting import prove_start
+from luthier.engine.starting import settle_start
 from luthier.engine.summary import summarise
 from luthier.export.adapter import fill_adapter, load_adapter
 from luthier.export.held_out import load_words
@@ -46,10 +46,8 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from luthier.core.trainable import Objective, Trainable
-    from luthier.data.rows import Drawn
+    from luthier.core.trainable import Trainable
     from luthier.engine._callback import Callback
-    from luthier.engine.reference import Refer
     from luthier.models.tasks import Task
 
     Say = Callable[[str], None]
@@ -130,7 +128,8 @@ def open_run(
     objective = bind(recipe)
     held_out, refer, began = rows.eval_rows, None, time.process_time()
     if objective.reference:  # before anything is written or trained: what it says is of the policy's first state
-        refer, held_out = rows.ranks.one_first(lambda: _refer(recipe, rows, trainable, objective, say))
+        other = partial(load, dtype=recipe.model.dtype)
+        refer, held_out = rows.ranks.one_first(lambda: settle_start(recipe, rows, trainable, objective, other, say))
     asked = time.process_time() - began
     run_folder.begin(resolved, rows.ledgers, rows.ranks, resume=resume)
     return Work(
@@ -148,16 +147,6 @@ def open_run(
         say=say,
         ranks=rows.ranks,
     )
-
-
-def _refer(
-    recipe: Recipe, rows: Rows, trainable: Trainable, objective: Objective, say: Say
-) -> tuple[Refer | None, Drawn | None]:
-    """Settle what the reference is and where its words come from, and prove that the run starts from it."""
-    want = asked_by(recipe, rows)
-    refer, held_out = settle(want, trainable, rows, partial(load, dtype=recipe.model.dtype), say)
-    prove_start(want, trainable, objective, rows, refer, say)
-    return refer, held_out
 
 
 def close_run(work: Work, rows: Rows, summary: dict[str, Any]) -> RunResult:
