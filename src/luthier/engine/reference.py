@@ -23,6 +23,7 @@ import torch
 
 from luthier.core.errors import LuthierError, RecipeError
 from luthier.data.reference import Referenced, ReferenceStore
+from luthier.engine.flops import LowRank
 from luthier.kernels.forest import Forest, plant
 from luthier.models import outputs
 from luthier.models.values import value_head
@@ -91,11 +92,11 @@ def asked_by(recipe: Recipe, rows: Rows) -> Asked:
 
 
 def digest_of(model: torch.nn.Module, leave_out: Sequence[torch.nn.Parameter] = ()) -> str:
-    """Every weight of a model and its configuration, in 16 digits; what a method put around them has no part in it.
+    """Every weight of a model and its configuration, in 16 digits.
 
     Args:
-        model: Any.
-        leave_out: Parameters that are not looked at.
+        model: As it answers.
+        leave_out: Parameters of a method that is off: it has no part in the digest.
     """
     without = {id(parameter) for parameter in leave_out}
     found = hashlib.blake2b(digest_size=8)
@@ -107,6 +108,8 @@ def digest_of(model: torch.nn.Module, leave_out: Sequence[torch.nn.Parameter] = 
         if id(tensor) not in without:
             found.update(f"{name.replace('.base_layer', '')} {tensor.dtype} {tuple(tensor.shape)}".encode())
             found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    scaled = [] if leave_out else [getattr(m, "scaling", 1.0) for m in model.modules() if isinstance(m, LowRank)]
+    found.update(repr(scaled).encode() if scaled else b"")
     return found.hexdigest()
 
 
@@ -209,7 +212,8 @@ def settle(want: Asked, trainable: Trainable, rows: Rows, load: Load, say: Say) 
         model = _other(want.reference, load, trainable.model, rows.tokenizer)
     elif want.keeps_base(trainable):
         inside, leave_out = trainable.disabled, list(trainable.parameters().values())
-    facts = {"weights": digest_of(model, leave_out)}
+    with inside():  # biases and whole modules that train are then what they were
+        facts = {"weights": digest_of(model, leave_out)}
     batches.rows = precompute(
         model, batches.rows, batches.visited(), facts | {"rows": want.digests["train"]}, inside=inside, say=say
     )

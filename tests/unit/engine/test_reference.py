@@ -8,12 +8,16 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from tests.runs import bits, metrics, stop_before, tree
 
 import luthier
+from luthier.core import registry
 from luthier.core.errors import RecipeError, RunFailed
 from luthier.core.home import home
 from luthier.engine import reference
+from luthier.models import load_model
+from luthier.recipe import Model
 from luthier.run import preview
 
 WORDS = ("red", "green", "blue", "seven", "north", "salt", "rain", "oak")
@@ -206,6 +210,23 @@ def test_a_reference_that_is_another_model_stops_the_run(tiny_llama, pairs, tmp_
     with pytest.raises(RunFailed, match=r"differ by 0\.2 nats a token"):
         luthier.train(recipe(tiny_llama, pairs, tmp_path / "run"))
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_the_digest_is_of_what_answers(tiny_llama):
+    """With the method off it is the plain model's, also where biases or whole modules train; else it counts scaling."""
+    method, found = registry.get("methods", "lora"), set()
+    base = load_model(Model(model_name_or_path=str(tiny_llama)), torch.float32)
+    plain = reference.digest_of(base)
+    for alpha in (8, 16):
+        model = load_model(Model(model_name_or_path=str(tiny_llama)), torch.float32)
+        made = method.apply(model, method.Config(r=2, lora_alpha=alpha, modules_to_save=["lm_head"]))
+        with torch.no_grad():
+            for parameter in made.parameters().values():
+                parameter.fill_(0.5)
+        with made.disabled():
+            assert reference.digest_of(model, list(made.parameters().values())) == plain
+        found.add(reference.digest_of(model))
+    assert len(found | {plain}) == 3
 
 
 def test_dropout_is_off_for_the_reference(tiny_llama, pairs, tmp_path):
