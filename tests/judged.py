@@ -80,7 +80,7 @@ def judged_tree(
 
 def rows_for(name: str) -> list[Tree]:
     """A step: pairs, a ranked list of three and one of four with a tie, two equal answers; labels for KTO."""
-    if hasattr(registry.get("objectives", name), "MISMATCHED"):
+    if getattr(bound(name, {}), "mismatched", False):
         labels = [[1.0, 0.0], [1.0], [0.0], [0.0, 1.0], [1.0]]
         return [judged_tree(grades, seed, mismatched=1) for seed, grades in enumerate(labels)]
     return [

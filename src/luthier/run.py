@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +25,11 @@ from luthier.engine.distributed import joined, place_here
 from luthier.engine.loop import Work, fit
 from luthier.engine.memory import fit_memory
 from luthier.engine.precision import pick_device, pick_dtype, routed_float32
-from luthier.engine.reference import asked_by, settle
+from luthier.engine.reference import asked_by, check_reference
 from luthier.engine.regional import compile_layers
-from luthier.engine.rows import Rows, read_rows
+from luthier.engine.rows import Rows, bind, read_rows
 from luthier.engine.schedule import warmup_steps
-from luthier.engine.starting import prove_start
+from luthier.engine.starting import settle_start
 from luthier.engine.summary import summarise
 from luthier.export.adapter import fill_adapter, load_adapter
 from luthier.export.held_out import load_words
@@ -45,10 +46,8 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from luthier.core.trainable import Objective, Trainable
-    from luthier.data.rows import Drawn
+    from luthier.core.trainable import Trainable
     from luthier.engine._callback import Callback
-    from luthier.engine.reference import Refer
     from luthier.models.tasks import Task
 
     Say = Callable[[str], None]
@@ -97,9 +96,12 @@ def train(
         Interrupted: Stopped by Ctrl-C and saved.
     """
     resolved = recipe if isinstance(recipe, Resolved) else load_recipe(recipe)
+    notes = () if resolved is recipe else resolved.notes  # whoever resolved another tool's recipe has told them
     recipe, folder = resolved.recipe, Path(resolved.recipe.output_dir)
     with joined() as ranks:
         say = say if ranks.first else lambda _: None
+        for note in notes:
+            say(note)
         watchers = make_watchers(folder, (*callbacks, *recipe.train.report_to) if ranks.first else ())
         with run_folder.entered(resolved, ranks, resume=resume, overwrite=overwrite) as summary:
             if summary:
@@ -123,10 +125,11 @@ def open_run(
 ) -> Work:
     """Write what a run begins with into its folder, and give what the loop needs."""
     recipe, folder = resolved.recipe, Path(resolved.recipe.output_dir)
-    objective = _bind(recipe)
+    objective = bind(recipe)
     held_out, refer, began = rows.eval_rows, None, time.process_time()
     if objective.reference:  # before anything is written or trained: what it says is of the policy's first state
-        refer, held_out = rows.ranks.one_first(lambda: _refer(recipe, rows, trainable, objective, say))
+        other = partial(load, dtype=recipe.model.dtype)
+        refer, held_out = rows.ranks.one_first(lambda: settle_start(recipe, rows, trainable, objective, other, say))
     asked = time.process_time() - began
     run_folder.begin(resolved, rows.ledgers, rows.ranks, resume=resume)
     return Work(
@@ -144,16 +147,6 @@ def open_run(
         say=say,
         ranks=rows.ranks,
     )
-
-
-def _refer(
-    recipe: Recipe, rows: Rows, trainable: Trainable, objective: Objective, say: Say
-) -> tuple[Refer | None, Drawn | None]:
-    """Settle what the reference is and where its words come from, and prove that the run starts from it."""
-    want = asked_by(recipe, rows)
-    refer, held_out = settle(want, trainable, rows, lambda other: load(other, recipe.model.dtype)[0], say)
-    prove_start(want, trainable, objective, rows, refer, say)
-    return refer, held_out
 
 
 def close_run(work: Work, rows: Rows, summary: dict[str, Any]) -> RunResult:
@@ -186,11 +179,16 @@ def preview(recipe: Recipe | Resolved | dict[str, Any] | str | Path, *, say: Say
         UserError: As for :func:`train`.
     """
     resolved = recipe if isinstance(recipe, Resolved) else load_recipe(recipe)
+    notes = () if resolved is recipe else resolved.notes  # whoever resolved another tool's recipe has told them
     recipe = resolved.recipe
+    for note in notes:
+        say(note)
     rows = read_rows(recipe, say, place_here())
     with routed_float32(pick_device().type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
         model, trainable = _build(recipe, say)
         fit_memory(recipe, trainable, rows.batches.largest(), say)
+        if bind(recipe).reference:
+            check_reference(asked_by(recipe, rows), trainable, rows, partial(load, dtype=recipe.model.dtype))
     steps = rows.batches.total_steps
     return {
         "fingerprint": resolved.fingerprint,
@@ -281,12 +279,6 @@ def apply_method(recipe: Recipe, model: PreTrainedModel, say: Say) -> Trainable:
     count = trainable.num_trainable
     say(f"{recipe.method['name']}: {count:,} of {total:,} parameters train ({count / total:.2%})")
     return trainable
-
-
-def _bind(recipe: Recipe) -> Objective:
-    module = registry.get("objectives", recipe.objective["name"])
-    objective: Objective = module.bind(entry_config("objective", recipe.objective))
-    return objective
 
 
 def _reopen(recipe: Recipe, folder: Path, summary: dict[str, Any], say: Say) -> RunResult:

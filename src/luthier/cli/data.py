@@ -42,7 +42,10 @@ def main(
     is_recipe = target.lower().endswith((".yaml", ".yml"))
     start: Any = target if is_recipe else {"model": {"model_name_or_path": "embedded"}, "data": {"train": target}}
     chosen = [f"model.model_name_or_path={model}"] if model else []
-    recipe = load_recipe(start, [*(overrides or ()), *chosen]).recipe
+    resolved = load_recipe(start, [*(overrides or ()), *chosen])
+    for note in resolved.notes:
+        print(note, file=sys.stderr)
+    recipe = resolved.recipe
     named = recipe.model
     words = (named.model_name_or_path, named.model_revision, named.trust_remote_code)
     tokenizer = load_tokenizer(*words, alone=True)

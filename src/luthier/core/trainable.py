@@ -82,7 +82,6 @@ class Objective(Protocol):
 
         JUDGED = True         its rows are judged answers (`core.types.Judged`): preference pairs, ranked lists, labels
         TASK = "SEQ_CLS"      the model ends in a head of values instead of words, and `outputs` are values [N]
-        MISMATCHED = True     each tree gets another row's answer as one more child, with grade NaN (KTO's KL)
 
     Attributes:
         reference: Whether the forest must say what the reference model says (`Forest.reference`).
@@ -116,7 +115,16 @@ class Objective(Protocol):
 
 @runtime_checkable
 class Gathering(Protocol):
-    """An objective whose loss needs numbers of the whole optimiser step (KTO's estimate of the KL)."""
+    """An objective whose loss needs numbers of the whole optimiser step (KTO's estimate of the KL).
+
+    Attributes:
+        mismatched: Whether each tree shall have another row's answer as one more child, with grade NaN.
+    """
+
+    @property
+    def mismatched(self) -> bool:
+        """Whether it asks for mismatched answers."""
+        ...
 
     def gather(self, outputs: torch.Tensor, forest: Forest) -> Mapping[str, torch.Tensor]:
         """Sums over one micro-batch, without gradient; their totals over the step stand in `Forest.step` for `loss`."""

@@ -142,11 +142,14 @@ def check(accounts: Sequence[Account], tolerance: float) -> None:
         if not account.read:
             raise DataError(account.source, "it holds no rows", fix="give a file with rows")
         some = f"{refused:,} of {account.read:,} rows ({refused / account.read:.1%})" if account.kept else ""
+        fixes = ["mend or remove these rows", "raise data.refused_tolerance"]
+        if not account.kept:
+            fixes = ["mend the rows", "name another format"]
+        if "max_length" in max(account.refused, key=lambda reason: account.refused[reason].count):
+            fixes.insert(0, "raise data.max_length")
         raise DataError(
             account.source,
             f"{some or f'all {account.read:,} rows'} were refused",
             f"data.refused_tolerance is {tolerance:.1%}" if account.kept else "",
-            "\n  ".join(["mend or remove these rows, or raise data.refused_tolerance:", *account.told_refused()])
-            if account.kept
-            else "\n  ".join(["mend the rows, or name another format:", *account.told_refused()]),
+            "\n  ".join([f"{', '.join(fixes[:-1])}, or {fixes[-1]}:", *account.told_refused()]),
         )

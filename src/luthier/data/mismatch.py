@@ -31,6 +31,7 @@ class Mismatched:
     Args:
         rows: Judged rows.
         max_length: Tokens of a branch at most; the foreign answer loses its end where it is longer.
+        where: What a message calls the rows.
 
     Attributes:
         lengths: Tokens of each row's tree, the foreign answer included, int32 of shape [N].
@@ -44,11 +45,12 @@ class Mismatched:
         DataError: There is one row only.
     """
 
-    def __init__(self, rows: Rows, max_length: int) -> None:
+    def __init__(self, rows: Rows, max_length: int, where: str = "data") -> None:
         if not rows.judged:
             raise ValueError("only judged rows have answers to be mismatched")
         if len(rows) < 2:
-            raise DataError("data", "one row only", "another row's answer is needed to estimate the KL", "add rows")
+            fix = "add rows, or set objective.loss_type: apo_zero_unpaired"
+            raise DataError(where, "one row only", "another row's answer is needed to estimate the KL", fix)
         self.rows, self.room = rows, max_length - rows.prompts
         foreign = np.minimum(np.roll(rows.first_answers, -1), self.room)
         self.lengths: Array = (rows.lengths + foreign).astype(np.int32)

@@ -84,7 +84,7 @@ def prepare(
     if judged is not None:
         _fitting(data, judged)
     context = open_context(data, tokenizer, say)
-    if context.tokenizer.model_max_length < data.max_length:
+    if which == "train" and context.tokenizer.model_max_length < data.max_length:  # said once a run
         longest = context.tokenizer.model_max_length
         say(f"data.max_length is {data.max_length:,}, but the tokenizer's model_max_length is {longest:,}")
     stores = [_stored(context, source, which, judged) for source in sources]

@@ -3,7 +3,8 @@
 
 Rows are cut into groups in file order, whatever a run draws from them: the numbers of a row come from the same forward
 pass each time, so they have the same bits, whichever run was first. A group is there whole or not at all: its numbers
-are written and flushed before its mark.
+are written and flushed before its mark, which is their checksum, so numbers that a full disk or an editor has cut off
+are computed again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -71,18 +73,23 @@ class ReferenceStore:
         self.folder = home() / "references" / hashlib.sha256(words.encode()).hexdigest()[:32]
         self.groups = groups_of(rows.lengths, most)
         self.ends = np.concatenate([[0], np.cumsum(rows.lengths - rows.prompts, dtype=np.int64)])
+        self._shut: OSError | None = None  # why nothing can be written, where all that is there can be read
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._values = self._opened("logps.bin", 4 * int(self.ends[-1]))
-            self._marks = self._opened("done.bin", len(self.groups) - 1)
+            self._marks = self._opened("crc32.bin", 4 * (len(self.groups) - 1))
         except OSError as error:
             raise self._unwritable(error) from error
 
     def missing(self, rows: Ints) -> list[int]:
-        """Groups that hold one of these rows and have no numbers yet."""
+        """Groups that hold one of these rows and have no numbers yet, or other ones than were written."""
         wanted = np.unique(np.searchsorted(self.groups, rows, side="right") - 1)
-        done = np.fromfile(self.folder / "done.bin", np.uint8)
-        return [int(group) for group in wanted if not done[group]]
+        marks = np.frombuffer(os.pread(self._marks, 4 * (len(self.groups) - 1), 0), np.uint32)
+        return [group for group in wanted.tolist() if not marks[group] or marks[group] != self._sum(group)]
+
+    def _sum(self, group: int) -> int:
+        first, end = (4 * int(self.ends[row]) for row in self.groups[group : group + 2])
+        return _checksum(os.pread(self._values, end - first, first))
 
     def rows_of(self, group: int) -> range:
         """The rows of a group."""
@@ -108,10 +115,13 @@ class ReferenceStore:
         for row, part in zip(rows, np.split(logps, np.cumsum(counts)[:-1]), strict=True):
             at = int(self.ends[row]) - first
             block[at : at + len(part)] = part
+        written = block.tobytes()
         try:
-            os.pwrite(self._values, block.tobytes(), 4 * first)
+            if self._shut:
+                raise self._shut
+            _written(self._values, written, 4 * first)
             os.fdatasync(self._values)
-            os.pwrite(self._marks, b"\x01", group)
+            _written(self._marks, np.uint32(_checksum(written)).tobytes(), 4 * group)
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -121,7 +131,15 @@ class ReferenceStore:
 
     def _opened(self, name: str, size: int) -> int:
         """Open a file of zeros, or one that is there; it is never made shorter."""
-        file = os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            file = os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            self._shut = error
+            file = os.open(self.folder / name, os.O_RDONLY)
+            if os.fstat(file).st_size < size:
+                os.close(file)
+                raise
+            return file
         if os.fstat(file).st_size < size:
             os.truncate(file, size)
         return file
@@ -134,6 +152,17 @@ class ReferenceStore:
         for name in ("_values", "_marks"):
             if (file := self.__dict__.pop(name, None)) is not None:
                 os.close(file)
+
+
+def _checksum(block: bytes) -> int:
+    return zlib.crc32(block) or 1  # 0 stands for a group without numbers
+
+
+def _written(file: int, block: bytes, at: int) -> None:
+    """Write all of it: a disk that is nearly full takes a part and says so only of the next one."""
+    done = 0
+    while done < len(block):
+        done += os.pwrite(file, block[done:], at + done)
 
 
 class Referenced:

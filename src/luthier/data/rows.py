@@ -111,6 +111,15 @@ class Rows:
         parts = [store.judged["answer_lengths"][store.judged["answers"][:-1]] for store in self.stores]
         return np.concatenate(parts).astype(np.int64)
 
+    def first_of_grades(self, source: int) -> list[int]:
+        """The first row of a source with each grade that its answers have; of plain rows the first."""
+        store, first = self.stores[source], int(self.starts[source])
+        if not self.judged:
+            return [first] if len(store) else []
+        _, places = np.unique(store.judged["grades"], return_index=True)
+        found = np.searchsorted(store.judged["answers"], places, side="right") - 1
+        return [first + row for row in dict.fromkeys(found.tolist())]
+
     def tree(self, row: int) -> Tree:
         """Return one row: a single segment, or a prompt with its judged answers as children.
 

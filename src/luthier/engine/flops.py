@@ -8,7 +8,8 @@
     head                over the scored tokens only; a head of values (one row for each text) is left out
 
 Norms, activations, softmaxes, look-ups and the optimiser are left out, as is what is computed a second time to save
-memory (gradient checkpointing, a trained head's logits): the count says what the method asks for, on any machine.
+memory (gradient checkpointing, a trained head's logits) or asked of a reference model: the count says what the method
+asks for, on any machine.
 A sliding window does not lower the count of pairs. Each token's pairs with virtual tokens count as its own; what those
 cost themselves, once a batch for all its tokens, is left out, with the network that computes them.
 

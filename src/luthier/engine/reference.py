@@ -13,6 +13,7 @@ all runs of a study share the work.
 from __future__ import annotations
 
 import hashlib
+import time
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -20,25 +21,33 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from luthier.core.errors import RecipeError
+from luthier.core.errors import LuthierError, RecipeError
 from luthier.data.reference import Referenced, ReferenceStore
+from luthier.engine.flops import LowRank
 from luthier.kernels.forest import Forest, plant
 from luthier.models import outputs
+from luthier.models.values import value_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
+    from transformers import PreTrainedTokenizerBase as Words
 
     from luthier.core.trainable import Trainable
+    from luthier.data import Batches
     from luthier.data.rows import Drawn
     from luthier.engine.rows import Rows
     from luthier.recipe import Recipe
 
+    Load = Callable[[str], tuple[torch.nn.Module, Words]]
     Refer = Callable[[Forest], Forest]
     Say = Callable[[str], None]
 
 GROUP = {"cpu": 1024, "cuda": 16384}  # tokens of a pass: a CPU is as fast from 450 on, and short rows waste none
+
+WHAT = {"start": "the policy before its first step", "base": "the base without any adapter"}
+TOLD = 30.0  # seconds between two lines about how far it is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +92,11 @@ def asked_by(recipe: Recipe, rows: Rows) -> Asked:
 
 
 def digest_of(model: torch.nn.Module, leave_out: Sequence[torch.nn.Parameter] = ()) -> str:
-    """Every weight of a model and its configuration, in 16 digits; what a method put around them has no part in it.
+    """Every weight of a model and its configuration, in 16 digits.
 
     Args:
-        model: Any.
-        leave_out: Parameters that are not looked at.
+        model: As it answers.
+        leave_out: Parameters of a method that is off: it has no part in the digest.
     """
     without = {id(parameter) for parameter in leave_out}
     found = hashlib.blake2b(digest_size=8)
@@ -99,6 +108,8 @@ def digest_of(model: torch.nn.Module, leave_out: Sequence[torch.nn.Parameter] = 
         if id(tensor) not in without:
             found.update(f"{name.replace('.base_layer', '')} {tensor.dtype} {tuple(tensor.shape)}".encode())
             found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    scaled = [] if leave_out else [getattr(m, "scaling", 1.0) for m in model.modules() if isinstance(m, LowRank)]
+    found.update(repr(scaled).encode() if scaled else b"")
     return found.hexdigest()
 
 
@@ -158,48 +169,51 @@ def precompute(
         say(f"the reference's log-probabilities of {count:,} rows are computed and kept in {store.folder}")
     else:
         say(f"the reference's log-probabilities are those kept in {store.folder}")
+    done, begun = 0, time.monotonic()
+    told = begun
     with asked(model, inside()):
         for group in missing:
             trees = [rows.tree(row) for row in store.rows_of(group)]
             said = outputs(model, plant(trees).to(device)).float().cpu().numpy()
             store.write(group, said, [tree.num_scored for tree in trees])
+            done += len(trees)
+            if (now := time.monotonic()) - told >= TOLD and done < count:
+                told, left = now, (now - begun) * (count - done) / done
+                say(f"the reference: {done:,} of {count:,} rows, about {left / 60:.0f} minutes left")
     return Referenced(rows, store)
 
 
-def settle(
-    want: Asked, trainable: Trainable, rows: Rows, load: Callable[[str], torch.nn.Module], say: Say
-) -> tuple[Refer | None, Drawn | None]:
+def settle(want: Asked, trainable: Trainable, rows: Rows, load: Load, say: Say) -> tuple[Refer | None, Drawn | None]:
     """Decide where the reference's words come from, and compute those that are kept.
 
     Args:
         want: The recipe's words.
         trainable: The policy before its first step.
         rows: The run's; its batches' rows carry the words afterwards, where they are kept.
-        load: Loads another model by its folder.
+        load: Loads another model by its folder, and its tokenizer.
         say: Told what the reference is.
 
     Returns:
         What adds the words to a forest in each step (None where rows carry them), and the rows to evaluate on.
 
     Raises:
-        RecipeError: The choice does not go with the method, or the other model has other tokens.
+        RecipeError: The choice does not go with the method, or the other model cannot be loaded or has other tokens.
         DataError: The cache cannot be written.
     """
     batches, held_out = rows.batches, rows.eval_rows
-    once = batches.epoch(batches.total_steps) >= 1.0
-    what = {"start": "the policy before its first step", "base": "the base without any adapter"}
-    if not decide(want, trainable, once):
-        say(f"the reference is {what[want.reference]}, asked in every step")
+    if not decide(want, trainable, _once(batches)):
+        say(f"the reference is {WHAT[want.reference]}, asked in every step")
         return refer_in_step(trainable), held_out
-    say(f"the reference is {what.get(want.reference, want.reference)}")
+    say(f"the reference is {WHAT.get(want.reference, want.reference)}")
     model: torch.nn.Module = trainable.model
     inside: Callable[[], AbstractContextManager[Any]] = nullcontext
     leave_out: list[torch.nn.Parameter] = []
-    if want.reference not in what:
-        model = _fitting(load(want.reference), trainable.model, want.reference)
+    if want.reference not in WHAT:
+        model = _other(want.reference, load, trainable.model, rows.tokenizer)
     elif want.keeps_base(trainable):
         inside, leave_out = trainable.disabled, list(trainable.parameters().values())
-    facts = {"weights": digest_of(model, leave_out)}
+    with inside():  # biases and whole modules that train are then what they were
+        facts = {"weights": digest_of(model, leave_out)}
     batches.rows = precompute(
         model, batches.rows, batches.visited(), facts | {"rows": want.digests["train"]}, inside=inside, say=say
     )
@@ -209,11 +223,41 @@ def settle(
     return None, precompute(model, held_out, every, facts | {"rows": want.digests["eval"]}, inside=inside, say=say)
 
 
-def _fitting(other: torch.nn.Module, policy: torch.nn.Module, name: str) -> torch.nn.Module:
-    words, own = (int(model.get_input_embeddings().weight.shape[0]) for model in (other, policy))  # type: ignore[operator]
-    if words < own:
-        received = f"{name} has {words:,} tokens, the policy {own:,}"
-        raise RecipeError("objective.reference", received, "a model with the policy's tokenizer", "name another")
+def check_reference(want: Asked, trainable: Trainable, rows: Rows, load: Load) -> None:
+    """Refuse what :func:`settle` would, and compute nothing.
+
+    Raises:
+        RecipeError: As there.
+    """
+    decide(want, trainable, _once(rows.batches))
+    if want.reference not in WHAT:
+        _other(want.reference, load, trainable.model, rows.tokenizer)
+
+
+def _once(batches: Batches) -> bool:
+    return batches.epoch(batches.total_steps) >= 1.0
+
+
+def _other(name: str, load: Load, policy: torch.nn.Module, own: Words) -> torch.nn.Module:
+    """Another model as reference: one of words, to which each of the policy's tokens means the same."""
+    where, fix = "objective.reference", "name another, or `start` or `base`"
+    try:
+        other, words = load(name)
+    except LuthierError as error:  # a run without a result too
+        raise RecipeError(f"{where}: {error.where}", error.received, error.allowed, error.fix) from None
+    if value_head(other) is not None:
+        received = f"{name} is a reward model, which gives values instead of words"
+        raise RecipeError(where, received, "a model that predicts the next token", fix)
+    known, asked_for = words.get_vocab(), own.get_vocab()
+    strange = [token for token, number in asked_for.items() if known.get(token) != number]
+    if strange:
+        received = f"{name} has another tokenizer: {len(strange):,} of the policy's {len(asked_for):,} tokens have "
+        received += f"another number there or none, such as {min(strange, key=asked_for.__getitem__)!r}"
+        raise RecipeError(where, received, "a model with the policy's tokenizer", fix)
+    rows, needed = (int(model.get_input_embeddings().weight.shape[0]) for model in (other, policy))  # type: ignore[operator]
+    if rows < min(needed, 1 + max(asked_for.values())):
+        received = f"{name} has embeddings for {rows:,} tokens only, the policy for {needed:,}"
+        raise RecipeError(where, received, "a model with the policy's tokenizer", fix)
     return other
 
 
@@ -230,7 +274,7 @@ def decide(want: Asked, trainable: Trainable, once: bool) -> bool:
     """
     if want.precompute is True:
         return True
-    keeps = want.keeps_base(trainable) and want.reference in ("start", "base")
+    keeps = want.keeps_base(trainable) and want.reference in WHAT
     if want.precompute is False and not keeps:
         raise RecipeError(
             "objective.precompute_ref_log_probs",
@@ -242,7 +286,7 @@ def decide(want: Asked, trainable: Trainable, once: bool) -> bool:
 
 
 def _why_not(want: Asked, trainable: Trainable) -> str:
-    if want.reference not in ("start", "base"):
+    if want.reference not in WHAT:
         return f"{want.reference} as reference"
     if trainable.folder != "adapter":
         return f"method {want.method}, which moves the reference's own weights"

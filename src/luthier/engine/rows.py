@@ -7,17 +7,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from luthier.core import registry
-from luthier.core.errors import RecipeError
+from luthier.core.errors import DataError, RecipeError
+from luthier.core.trainable import Gathering
 from luthier.data import Batches, prepare
 from luthier.data.mismatch import Mismatched
 from luthier.engine.distributed import ALONE
+from luthier.kernels.forest import plant
 from luthier.models import load_tokenizer
+from luthier.recipe import entry_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Literal
 
     from transformers import PreTrainedTokenizerBase
 
+    from luthier.core.trainable import Objective
     from luthier.data import Prepared
     from luthier.data.ledger import Ledger
     from luthier.data.rows import Drawn
@@ -25,6 +30,8 @@ if TYPE_CHECKING:
     from luthier.recipe import Recipe
 
     Say = Callable[[str], None]
+
+KINDS = 64  # grades of a source that are looked at: more are scores, which say nothing that few of them do not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,19 +61,15 @@ class Rows:
 
 
 def read_rows(recipe: Recipe, say: Say, ranks: Ranks = ALONE) -> Rows:
-    """Read, render and check the data, and lay out the run's steps."""
-    model = recipe.model
-    tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision, model.trust_remote_code)
-    objective = registry.get("objectives", recipe.objective["name"])
-    judged = bool(getattr(objective, "JUDGED", False))
-    prepared = prepare(recipe.data, tokenizer, which="train", judged=judged, say=say)
-    held_out = prepare(recipe.data, tokenizer, which="eval", judged=judged, say=say) if recipe.data.eval else None
-    tokenizer.chat_template = prepared.chat_template or tokenizer.chat_template
-    drawn: Drawn = prepared.rows
-    eval_rows: Drawn | None = held_out.rows if held_out else None
-    if getattr(objective, "MISMATCHED", False):
-        drawn = Mismatched(prepared.rows, recipe.data.max_length)
-        eval_rows = Mismatched(held_out.rows, recipe.data.max_length) if held_out else None
+    """Read, render and check the data, and lay out the run's steps.
+
+    Raises:
+        UserError: The rows cannot be used, or a source has none that the objective learns from.
+    """
+    tokenizer = _tokenizer(recipe)
+    train, drawn = _drawn(recipe, tokenizer, "train", say)
+    held_out, eval_rows = _drawn(recipe, tokenizer, "eval", say) if recipe.data.eval else (None, None)
+    tokenizer.chat_template = train.chat_template or tokenizer.chat_template
     batches = Batches(drawn, recipe.data, recipe.train, recipe.seed, rank=ranks.rank, world=ranks.world)
     if recipe.optim.warmup_steps > batches.total_steps:
         raise RecipeError(
@@ -75,6 +78,58 @@ def read_rows(recipe: Recipe, say: Say, ranks: Ranks = ALONE) -> Rows:
             "the warm-up is a part of the run",
             "lower it, or use optim.warmup_ratio",
         )
-    return Rows(
-        tokenizer=tokenizer, train=prepared, held_out=held_out, batches=batches, eval_rows=eval_rows, ranks=ranks
-    )
+    return Rows(tokenizer=tokenizer, train=train, held_out=held_out, batches=batches, eval_rows=eval_rows, ranks=ranks)
+
+
+def read_batches(recipe: Recipe, say: Say) -> Batches:
+    """The steps of a run alone, laid out as :func:`read_rows` does it.
+
+    Raises:
+        UserError: As there.
+    """
+    _, drawn = _drawn(recipe, _tokenizer(recipe), "train", say)
+    return Batches(drawn, recipe.data, recipe.train, recipe.seed)
+
+
+def bind(recipe: Recipe) -> Objective:
+    """The recipe's objective."""
+    module = registry.get("objectives", recipe.objective["name"])
+    objective: Objective = module.bind(entry_config("objective", recipe.objective))
+    return objective
+
+
+def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
+    model = recipe.model
+    return load_tokenizer(model.model_name_or_path, model.model_revision, model.trust_remote_code)
+
+
+def _drawn(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, which: Literal["train", "eval"], say: Say
+) -> tuple[Prepared, Drawn]:
+    """The rows of `data.train` or `data.eval`, and what is drawn from them."""
+    name, objective = recipe.objective["name"], bind(recipe)
+    judged = bool(getattr(registry.get("objectives", name), "JUDGED", False))
+    prepared = prepare(recipe.data, tokenizer, which=which, judged=judged, say=say)
+    _prove_units(prepared, objective, name)
+    if isinstance(objective, Gathering) and objective.mismatched:
+        return prepared, Mismatched(prepared.rows, recipe.data.max_length, f"data.{which}")
+    return prepared, prepared.rows
+
+
+def _prove_units(prepared: Prepared, objective: Objective, name: str) -> None:
+    """Refuse a source in which the objective counts nothing: single answers, where it compares two.
+
+    Raises:
+        DataError: The message names the source. The objective raises it too, of a grade that means nothing to it.
+    """
+    rows = prepared.rows
+    for place, account in enumerate(prepared.ledger.accounts):
+        # One row of each grade at least, so that a grade without a meaning is told now and not in a later step.
+        found = [objective.units(plant([rows.tree(row)])) for row in rows.first_of_grades(place)[:KINDS]]
+        rest = range(int(rows.starts[place]), int(rows.starts[place + 1]))
+        if any(found) or any(objective.units(plant([rows.tree(row)])) for row in rest):
+            continue
+        received = f"none of its {len(rest):,} rows counts for objective {name} (format {account.format})"
+        allowed = "rows of two answers or more with different grades: pairs, ranked lists"
+        fix = "single answers with a label are for objective kto; take it, or give rows of the other kind"
+        raise DataError(f"data.{prepared.ledger.which}: {account.source}", received, allowed, fix)

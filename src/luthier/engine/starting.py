@@ -12,7 +12,7 @@ import torch
 
 from luthier.core.errors import RunFailed
 from luthier.core.trainable import Gathering
-from luthier.engine.reference import asked
+from luthier.engine.reference import asked, asked_by, settle
 from luthier.kernels.forest import plant
 from luthier.models import outputs
 
@@ -21,14 +21,34 @@ if TYPE_CHECKING:
 
     from luthier.core.trainable import Objective, Trainable
     from luthier.core.types import Tree
-    from luthier.engine.reference import Asked, Refer, Say
+    from luthier.data.rows import Drawn
+    from luthier.engine.reference import Asked, Load, Refer, Say
     from luthier.engine.rows import Rows
+    from luthier.recipe import Recipe
 
 # Mean difference a token, in nats, that rounding may make between passes over the same tokens in other company. None
 # was seen on CPUs (embedded models, 25 M Llama, bfloat16 and float32); GPU kernels choose by shape. Another model is
 # off by 0.1 and more.
 ROUNDING = {torch.bfloat16: 0.05, torch.float16: 0.02, torch.float32: 1e-3, torch.float64: 1e-6}
 CHECKED = 8  # trees of the first step that are looked at
+
+
+def settle_start(
+    recipe: Recipe, rows: Rows, trainable: Trainable, objective: Objective, load: Load, say: Say
+) -> tuple[Refer | None, Drawn | None]:
+    """Settle what the reference is and where its words come from, and prove that the run starts from it.
+
+    Returns:
+        As :func:`luthier.engine.reference.settle`.
+
+    Raises:
+        UserError: As there.
+        RunFailed: As :func:`prove_start`.
+    """
+    want = asked_by(recipe, rows)
+    refer, held_out = settle(want, trainable, rows, load, say)
+    prove_start(want, trainable, objective, rows, refer, say)
+    return refer, held_out
 
 
 def prove_start(

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from luthier.objectives._answers import Answers
 
 JUDGED = True
-MISMATCHED = True
 
 
 class Config(ReferenceConfig):
@@ -61,6 +60,11 @@ class Kto:
         same = self.config.desirable_weight == self.config.undesirable_weight
         return 0.5 * self.config.desirable_weight if same else None
 
+    @property
+    def mismatched(self) -> bool:
+        """Whether the KL is estimated: `apo_zero_unpaired` reads no other row's answer."""
+        return self.config.loss_type == "kto"
+
     def units(self, forest: Forest) -> int:
         """Judged answers; a pair is two."""
         return len(_judged(forest)[0])
@@ -81,7 +85,7 @@ class Kto:
             "desirable": answers.logps.new_tensor(float(desirable.sum())),
             "undesirable": answers.logps.new_tensor(float((~desirable).sum())),
         }
-        if self.config.loss_type == "kto":
+        if self.mismatched:
             others = torch.from_numpy(_mismatched(forest)).to(outputs.device, non_blocking=True)
             sums["mismatched"] = answers.logps.new_tensor(float(len(others)))
             sums["mismatched_ratios"] = ratios_of(answers)[others].sum()
@@ -123,7 +127,7 @@ class Kto:
                 "KTO weighs each answer against an estimate over the whole step",
                 "put the totals of gather into Forest.step before loss is called",
             )
-        if self.config.loss_type != "kto":
+        if not self.mismatched:
             return like.new_zeros(())
         sums = {name: forest.step[name].to(like) for name in ("mismatched", "mismatched_ratios")}
         return (sums["mismatched_ratios"] / sums["mismatched"].clamp(min=1.0)).clamp(min=0.0)

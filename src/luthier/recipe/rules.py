@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.core import registry
@@ -12,6 +13,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from luthier.recipe.schema import Recipe
+
+
+RESULTS = (("adapter",), ("model",), ("checkpoints",))  # what a run folder holds besides words
+
+
+def _own(reference: str | None, output_dir: str) -> bool:
+    """Whether a reference is what the run itself writes."""
+    if reference in (None, "start", "base"):
+        return False
+    path, folder = Path(reference or "").expanduser().resolve(), Path(output_dir).expanduser().resolve()
+    return path.is_relative_to(folder) and path.relative_to(folder).parts[:1] in ((), *RESULTS)
 
 
 class Rule(NamedTuple):
@@ -81,6 +93,20 @@ RULES = (
         "only sgd has it",
         "adamw has adam_beta1",
         "remove optim.momentum, or set optim.optim: sgd",
+    ),
+    Rule(
+        lambda r: (r.data.max_prompt_length or 0) >= r.data.max_length,
+        "data.max_prompt_length",
+        "as much as data.max_length or more",
+        "less: prompt and answer together have max_length tokens at most",
+        "lower it, or remove it: prompts then have what the longest answer leaves",
+    ),
+    Rule(
+        lambda r: _own(r.objective.get("reference"), r.output_dir),
+        "objective.reference",
+        "a folder of this run's own",
+        "another: output_dir is written anew, and a run that is resumed would find another reference",
+        "choose another output_dir",
     ),
     Rule(
         lambda r: r.train.max_steps == 0,

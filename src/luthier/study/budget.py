@@ -21,11 +21,11 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from luthier.core import registry
-from luthier.data import Batches, prepare
 from luthier.engine.flops import Rates, count_rates
 from luthier.engine.folder import write_json
+from luthier.engine.rows import read_batches
 from luthier.kernels.forest import plant
-from luthier.models import load_model, load_tokenizer
+from luthier.models import load_model
 from luthier.recipe import entry_config, load_recipe
 from luthier.recipe.fingerprint import flat
 from luthier.run import train
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from luthier.data import Batches
     from luthier.models.tasks import Task
     from luthier.recipe import Recipe
     from luthier.study.design import Design, Planned
@@ -125,7 +126,7 @@ def _counted(plan: Design, budget: Budget, folder: Path, say: Say) -> dict[tuple
         recipe = run.resolved.recipe
         key = _order_key(recipe)
         if key not in known:
-            known[key] = Amounts(_batches(recipe, say))
+            known[key] = Amounts(read_batches(recipe, say))
         amounts = known[key]
         if budget.kind == "flops":
             count = Rates(**rates.of(run))
@@ -148,13 +149,8 @@ def _order_key(recipe: Recipe) -> str:
     """Two recipes of one key see the same batches."""
     model, train = recipe.model, recipe.train
     words = [model.model_name_or_path, model.model_revision, recipe.data.model_dump(mode="json"), recipe.seed]
+    words.append(recipe.objective)  # it says which rows are read, and whether others' answers stand beside them
     return json.dumps([*words, train.per_device_train_batch_size, train.gradient_accumulation_steps])
-
-
-def _batches(recipe: Recipe, say: Say) -> Batches:
-    model = recipe.model
-    tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision, model.trust_remote_code)
-    return Batches(prepare(recipe.data, tokenizer, which="train", say=say).rows, recipe.data, recipe.train, recipe.seed)
 
 
 def _rates(run: Planned, say: Say) -> dict[str, float]:
@@ -164,7 +160,7 @@ def _rates(run: Planned, say: Say) -> dict[str, float]:
     say(f"{run.variant}: counting the operations of a step")
     recipe = run.resolved.recipe
     task: Task = getattr(registry.get("objectives", recipe.objective["name"]), "TASK", "CAUSAL_LM")
-    model = load_model(recipe.model, torch.float32, task=task)
+    model = load_model(recipe.model, torch.float32, task=task, say=lambda _: None)
     registry.get("methods", recipe.method["name"]).apply(model, entry_config("method", recipe.method))
     found = count_rates(model)
     return {"per_token": found.per_token, "per_scored": found.per_scored, "per_pair": found.per_pair}

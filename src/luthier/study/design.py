@@ -123,7 +123,7 @@ def design(
                 words += words_of(tuned[name].values)
             if steps:
                 words.append(f"train.max_steps={steps[name, seed]}")
-            start, changed = _replaced(study.base, tree)
+            start, changed = _replaced(base, study.base, tree)
             resolved = _resolve(f"variants.{name}", start, (*words_of(changed), *words))
             runs.append(Planned(variant=name, seed=seed, resolved=resolved, folder=place))
     return Design(study=study, runs=tuple(runs), differing=differing(runs), base=base, tuned=tuned)
@@ -146,15 +146,23 @@ def _resolve(where: str, tree: dict[str, Any], words: tuple[str, ...]) -> Resolv
         raise RecipeError(f"study {where}: {error.where}", error.received, error.allowed, error.fix) from None
 
 
-def _replaced(base: dict[str, Any], tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A variant that names another method (or objective) than the base starts from that one's own defaults."""
+def _replaced(base: Resolved, given: dict[str, Any], tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A variant that names another method (or objective) than the base starts from that one's own defaults.
+
+    Args:
+        base: Resolved.
+        given: The same as the study has it; where it is another tool's, such variants start from its translation.
+        tree: The variant.
+    """
+    own = base.translation.tree if base.translation else given
+    start = given
     for kind in ("method", "objective"):
         name = _name(tree.get(kind)) or tree.get(f"{kind}.name")
-        if name is not None and name != _name(base.get(kind)):
-            own = tree[kind] if isinstance(tree.get(kind), dict) else {}
-            base = base | {kind: {"name": name, **own}}
+        if name is not None and name != _name(own.get(kind)):
+            keys = tree[kind] if isinstance(tree.get(kind), dict) else {}
+            start = (own if start is given else start) | {kind: {"name": name, **keys}}
             tree = {key: value for key, value in tree.items() if key not in (kind, f"{kind}.name")}
-    return base, tree
+    return start, tree
 
 
 def _name(entry: Any) -> Any:

@@ -80,9 +80,12 @@ def compare(
         package()
     study = load_study(study, overrides)
     suites = _suites(study)
-    design(study)  # every recipe is looked at before anything is written
+    say = _once(say)
+    bases = [design(study).base]  # every recipe is looked at before anything is written
     if study.start is not None:
-        resolve_start(study)
+        bases.insert(0, resolve_start(study))
+    for note in (note for base in bases for note in base.notes):
+        say(note)
     folder = _open_folder(study)
     with held(folder, say) as lock:
         again = partial(compare, overwrite=overwrite, say=say, callbacks=callbacks, on=on)
@@ -94,7 +97,7 @@ def compare(
             suites=suites,
             folder=folder,
             overwrite=overwrite,
-            say=_once(say),
+            say=say,
             callbacks=callbacks,
             at_a_time=places(plan.study.jobs, len(plan.runs)) if on == "here" else 1,
             same={} if overwrite else places_of(folder, plan.runs),

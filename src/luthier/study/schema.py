@@ -121,14 +121,18 @@ def load_study(source: str | Path | dict[str, Any] | Study, overrides: Sequence[
     """
     tree = source.tree() if isinstance(source, Study) else dict(source) if isinstance(source, dict) else None
     tree = read_yaml(str(source)) if tree is None else tree
-    for name in ("base", "start"):
-        if isinstance(tree.get(name), str | Path):
-            tree[name] = read_yaml(Path(tree[name]).expanduser())
+    tree = _opened(tree)
     for word in overrides:
         key, value = _word(word)
-        tree = _put(tree, _path(key), value, key)
+        tree = _opened(_put(tree, _path(key), value, key))
     _check_shipped(tree)
     return _whole(_checked(tree))
+
+
+def _opened(tree: dict[str, Any]) -> dict[str, Any]:
+    """Put recipes in the place of their paths."""
+    paths = {name: tree[name] for name in ("base", "start") if isinstance(tree.get(name), str | Path)}
+    return tree | {name: read_yaml(Path(path).expanduser()) for name, path in paths.items()}
 
 
 def _whole(study: Study) -> Study:

@@ -84,6 +84,14 @@ def test_too_many_refused_rows_stop_the_run(write, prepared):
     assert "\n  1 refused: instruction is not text (a number): row 103" in said
 
 
+def test_where_length_is_the_reason_it_is_said(write, prepared):
+    long = {"instruction": "q", "output": "word " * 60}
+    for rows, words in ((GOOD, "raise data.max_length, mend or remove these rows, or raise data.refused_tolerance:"),
+                        ([], "raise data.max_length, mend the rows, or name another format:")):  # fmt: skip
+        with pytest.raises(DataError, match=words):
+            prepared(write(*rows, *[long] * 5), max_length=40, truncation="refuse")
+
+
 def test_each_source_is_held_to_the_tolerance(write, prepared):
     with pytest.raises(DataError, match=r"small\.jsonl: 1 of 3 rows \(33\.3%\)"):
         prepared([write(*GOOD), write(*GOOD[:2], BAD, name="small.jsonl")])

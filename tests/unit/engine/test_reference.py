@@ -8,12 +8,17 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from tests.runs import bits, metrics, stop_before, tree
 
 import luthier
+from luthier.core import registry
 from luthier.core.errors import RecipeError, RunFailed
 from luthier.core.home import home
 from luthier.engine import reference
+from luthier.models import load_model
+from luthier.recipe import Model
+from luthier.run import preview
 
 WORDS = ("red", "green", "blue", "seven", "north", "salt", "rain", "oak")
 
@@ -84,15 +89,34 @@ def test_what_is_kept_is_read_again(tiny_llama, pairs, tmp_path):
     assert len(kept()) == 1
 
 
-def test_a_group_that_was_not_finished_is_computed_again(tiny_llama, pairs, tmp_path):
+def unmarked(folder):
+    for file in folder.iterdir():
+        file.write_bytes(bytes(file.stat().st_size))
+
+
+def cut(folder):
+    file = folder / "logps.bin"
+    file.write_bytes(file.read_bytes()[:-80])
+
+
+def without_marks(folder):
+    (folder / "crc32.bin").write_bytes(b"")
+
+
+def zeroed(folder):
+    file = folder / "logps.bin"
+    file.write_bytes(bytes(16) + file.read_bytes()[16:])
+
+
+def test_what_is_not_whole_is_computed_again(tiny_llama, pairs, tmp_path):
     asked = {"name": "dpo", "precompute_ref_log_probs": True}
-    first, _ = said_by(recipe(tiny_llama, pairs, tmp_path / "a", objective=asked))
+    first, _ = said_by(recipe(tiny_llama, pairs, tmp_path / "whole", objective=asked))
     (folder,) = kept()
-    (folder / "done.bin").write_bytes(b"\x00" * (folder / "done.bin").stat().st_size)
-    (folder / "logps.bin").write_bytes(b"\x00" * (folder / "logps.bin").stat().st_size)
-    again, words = said_by(recipe(tiny_llama, pairs, tmp_path / "b", objective=asked))
-    assert "are computed" in words
-    assert bits(first.folder) == bits(again.folder)
+    for damage in (unmarked, cut, without_marks, zeroed):
+        damage(folder)
+        again, words = said_by(recipe(tiny_llama, pairs, tmp_path / damage.__name__, objective=asked))
+        assert "are computed" in words, damage.__name__
+        assert bits(first.folder) == bits(again.folder), damage.__name__
 
 
 @pytest.mark.parametrize("name", ["dpo", "kto", "ipo"])
@@ -114,6 +138,8 @@ def test_full_fine_tuning_needs_no_second_model(tiny_llama, pairs, tmp_path, nam
 
 def test_in_every_step_is_refused_where_the_reference_moves(tiny_llama, pairs, tmp_path):
     asked = {"name": "dpo", "precompute_ref_log_probs": False}
+    with pytest.raises(RecipeError, match=r"precompute_ref_log_probs.*method full"):
+        preview(recipe(tiny_llama, pairs, tmp_path / "full", method="full", objective=asked))
     with pytest.raises(RecipeError, match=r"precompute_ref_log_probs.*method full"):
         luthier.train(recipe(tiny_llama, pairs, tmp_path / "full", method="full", objective=asked))
 
@@ -152,6 +178,26 @@ def test_another_folder_is_the_reference(tiny_llama, pairs, tmp_path):
         assert one == pytest.approx(two, abs=1e-4)
 
 
+def test_another_tokenizer_is_refused(tiny_llama, pairs, tmp_path):
+    """Also where the other vocabulary is the larger one, and every number has an embedding there."""
+    larger = recipe(tiny_llama, pairs, tmp_path / "a", objective={"name": "dpo", "reference": "embedded-tiny"})
+    with pytest.raises(RecipeError, match=r"objective\.reference: embedded-tiny has another tokenizer: \d+ of the"):
+        luthier.train(larger)
+    smaller = recipe("embedded-tiny", pairs, tmp_path / "b", objective={"name": "dpo", "reference": str(tiny_llama)})
+    with pytest.raises(RecipeError, match="has another tokenizer"):
+        luthier.train(smaller)
+    assert not kept()
+
+
+def test_what_cannot_be_a_reference_is_refused(tiny_llama, pairs, tmp_path):
+    judge = luthier.train(recipe(tiny_llama, pairs, tmp_path / "judge", objective="reward", train={"max_steps": 1}))
+    for name, said in ((judge.folder, "is a reward model"), ("no-such-folder", "model no-such-folder: ")):
+        asked = recipe(tiny_llama, pairs, tmp_path / "run", objective={"name": "dpo", "reference": str(name)})
+        for start in (luthier.train, preview):
+            with pytest.raises(RecipeError, match=rf"objective\.reference: .*{said}"):
+                start(asked)
+
+
 def test_a_reference_that_is_another_model_stops_the_run(tiny_llama, pairs, tmp_path, monkeypatch):
     real = reference.outputs
     calls = []
@@ -164,6 +210,23 @@ def test_a_reference_that_is_another_model_stops_the_run(tiny_llama, pairs, tmp_
     with pytest.raises(RunFailed, match=r"differ by 0\.2 nats a token"):
         luthier.train(recipe(tiny_llama, pairs, tmp_path / "run"))
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_the_digest_is_of_what_answers(tiny_llama):
+    """With the method off it is the plain model's, also where biases or whole modules train; else it counts scaling."""
+    method, found = registry.get("methods", "lora"), set()
+    base = load_model(Model(model_name_or_path=str(tiny_llama)), torch.float32)
+    plain = reference.digest_of(base)
+    for alpha in (8, 16):
+        model = load_model(Model(model_name_or_path=str(tiny_llama)), torch.float32)
+        made = method.apply(model, method.Config(r=2, lora_alpha=alpha, modules_to_save=["lm_head"]))
+        with torch.no_grad():
+            for parameter in made.parameters().values():
+                parameter.fill_(0.5)
+        with made.disabled():
+            assert reference.digest_of(model, list(made.parameters().values())) == plain
+        found.add(reference.digest_of(model))
+    assert len(found | {plain}) == 3
 
 
 def test_dropout_is_off_for_the_reference(tiny_llama, pairs, tmp_path):

@@ -20,6 +20,8 @@ BROKEN = [  # one for each rule, in the table's order
     ["train.max_steps=10", "optim.warmup_steps=11"],
     ["optim.lr_scheduler_type=constant", "optim.warmup_steps=1"],
     ["optim.momentum=0.9"],
+    ["data.max_length=512", "data.max_prompt_length=512"],
+    ["objective={name: dpo, reference: runs/x/adapter}", "output_dir=./runs/x"],
     ["train.max_steps=0"],
 ]
 
@@ -46,6 +48,9 @@ def test_rule(rule, words):
         ["optim.lr_scheduler_type=constant_with_warmup", "optim.warmup_steps=1"],
         ["optim.optim=sgd", "optim.momentum=0.9"],
         ["train.save_total_limit=null"],
+        ["objective={name: dpo, reference: runs/xy}", "output_dir=runs/x"],
+        ["objective=dpo", "output_dir=."],
+        ["objective={name: dpo, reference: runs/sft}", "output_dir=runs"],
         ["train.report_to=[tensorboard, wandb]"],
     ],
 )
