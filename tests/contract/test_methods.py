@@ -23,6 +23,8 @@ from luthier.models import scored_logprobs
 METHODS = list(registry.entries("methods"))
 FAMILIES = ["llama", "tied", "gpt2"]
 NO_PAPER = {"full"}
+LLAMA = {"add_biases": True}  # Llama has no biases, and then it says so (tests/unit/methods/test_bitfit.py)
+NEEDS = {("bitfit", "llama"): LLAMA, ("bitfit", "tied"): LLAMA}
 each = pytest.mark.parametrize("name", METHODS)
 everywhere = pytest.mark.parametrize("family", FAMILIES)
 
@@ -48,7 +50,7 @@ def _applied(name: str, family: str) -> tuple[Trainable, torch.Tensor]:
     before = _logps(model)
     method = registry.get("methods", name)
     torch.manual_seed(0)
-    return method.apply(model, method.Config()), before
+    return method.apply(model, method.Config(**NEEDS.get((name, family), {}))), before
 
 
 def _ready(model):

@@ -10,10 +10,10 @@ import pytest
 import torch
 from tests.tiny import tiny
 
+from luthier.core import registry
 from luthier.core.errors import ModelError
 from luthier.core.types import Segment, Tree
 from luthier.kernels.forest import plant
-from luthier.methods import lora
 from luthier.models.backbone import scored_logprobs
 from luthier.models.draws import Draws
 from luthier.models.planted import NAME
@@ -32,7 +32,12 @@ KINDS = {
     "whole modules": [{"r": 4, "modules_to_save": ("lm_head", "norm")}, {"r": 4, "modules_to_save": ("embed_tokens",)}],
     "tied update": [{"r": 4, "target_modules": ["embed_tokens", "q_proj"], "ensure_weight_tying": True}, {"r": 4}],
 }
-FAMILY = {"biases": "qwen2", "tied update": "tied"}
+# Every method that says SHARES_BASE, beside LoRA and beside itself.
+OTHERS = {
+    "bitfit": [{"name": "bitfit"}, {"name": "bitfit", "add_biases": True}, {"r": 4, "target_modules": "mlp"}],
+}
+KINDS |= OTHERS
+FAMILY = {"biases": "qwen2", "tied update": "tied", "bitfit": "qwen2"}
 
 
 def members_of(family: str, configs: list[dict], dtype=torch.float64):
@@ -43,10 +48,14 @@ def members_of(family: str, configs: list[dict], dtype=torch.float64):
     for seed, config in enumerate(configs):
         torch.manual_seed(seed)
         member = member_of(base)
-        trainable = lora.apply(member, lora.Config(**config))
+        method = registry.get("methods", config.get("name", "lora"))
+        words = {key: value for key, value in config.items() if key != "name"}
+        trainable = method.apply(member, method.Config(**words))
         for name, parameter in trainable.parameters().items():
             if "lora_B" in name or "lora_embedding_A" in name:  # zero would leave the other without a gradient
                 torch.nn.init.normal_(parameter, std=0.1)
+            elif "lora" not in name:
+                parameter.data.add_(0.1 * torch.randn_like(parameter))
         member.train()
         members.append(trainable)
         draws.append(Draws())
@@ -95,6 +104,11 @@ def test_equals_each_adapter_alone(kind):
             else:
                 torch.testing.assert_close(got[name], wanted, atol=1e-11, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
     assert all(parameter.grad is None for parameter in base.parameters())
+
+
+def test_every_method_that_shares_a_base_is_here():
+    sharing = {name for name in registry.entries("methods") if getattr(registry.get("methods", name), "SHARES_BASE", 0)}
+    assert sharing - {"lora"} == set(OTHERS)
 
 
 @pytest.mark.parametrize("family", ["llama", "tied", "qwen2", "gpt2", "neox", "gemma3"])

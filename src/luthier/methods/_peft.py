@@ -191,9 +191,14 @@ def write_folder(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, 
         config: The configuration.
         tensors: By their names in the model.
     """
+    write_tensors(folder, tensors)
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write adapter_model.safetensors; tensors come by their names in the model."""
     copies = {PREFIX + name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     save_file(copies, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def describe(model: nn.Module) -> dict[str, Any]:

@@ -33,7 +33,9 @@ from luthier.methods._beside import (
     swapped_back,
     trained_biases,
     whole_parameters,
+    whole_tensors,
 )
+from luthier.methods._keys import Names, Words, as_tuple
 from luthier.methods._lowrank import LoraEmbedding, LoraLayer, TiedLoraHead, put, scaling_of, switched_off, wrap
 from luthier.models.targets import endings_of, find_targets, nearest
 from luthier.models.ties import settle_ties, tied_pair
@@ -46,13 +48,6 @@ if TYPE_CHECKING:
 
 PEFT_TYPE = "LORA"
 SHARES_BASE = True  # what it trains stands beside the base, which several runs may share (`cohort`)
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-Names = Annotated[str | tuple[str, ...], BeforeValidator(_tuple)]
 
 
 class Config(BaseModel):
@@ -72,7 +67,7 @@ class Config(BaseModel):
     """A list of name endings, a regular expression over whole names, or `all-linear`, `attention`, `mlp`."""
     exclude_modules: Names | None = None
     """Name endings or a regular expression to leave out."""
-    layers_to_transform: Annotated[tuple[int, ...] | None, BeforeValidator(_tuple)] = None
+    layers_to_transform: Annotated[tuple[int, ...] | None, BeforeValidator(as_tuple)] = None
     """Only these decoder layers, counted from 0."""
     rank_pattern: dict[str, Annotated[int, Field(gt=0)]] = {}
     """Other ranks by name ending or regular expression: `{down_proj: 64}`."""
@@ -80,7 +75,7 @@ class Config(BaseModel):
     """Other lora_alpha by name ending or regular expression."""
     bias: Literal["none", "all", "lora_only"] = "none"
     """Which biases train besides: none, all of the model's, or those of the adapted layers."""
-    modules_to_save: Annotated[tuple[str, ...], BeforeValidator(_tuple)] = ()
+    modules_to_save: Words = ()
     """Name endings of modules that train whole, saved with the adapter: `[lm_head]`; a head of values always is one."""
     ensure_weight_tying: bool = False
     """In a tied model: one update (or one whole copy) for head and embedding together."""
@@ -249,7 +244,7 @@ def _tensors(
     model: nn.Module, layers: dict[str, LoraLayer], plan: _Plan, parameters: dict[str, nn.Parameter]
 ) -> dict[str, torch.Tensor]:
     """What the file holds: all that trains, whole modules with their buffers, and a tied head by its own name too."""
-    found = {f"{n}.{key}": t for n in plan.whole for key, t in model.get_submodule(n).state_dict().items()}
+    found = whole_tensors(model, plan.whole)
     for name, layer in layers.items():
         found |= {f"{name}.{key}": t for key, t in zip(layer.names(), (layer.lora_A, layer.lora_B), strict=True)}
     return found | parameters

@@ -120,7 +120,7 @@ def find_targets(
     kept = _not_excluded(modules, exclude_modules, f"{where}.exclude_modules")
     kept &= _in_layers(modules, layers_to_transform, f"{where}.layers_to_transform")
     head, key = head_of(model), f"{where}.target_modules"
-    tree = _Tree(modules=modules, kept=frozenset(kept), decoder=frozenset(_in_decoder(model)), head=head, key=key)
+    tree = _Tree(modules=modules, kept=frozenset(kept), decoder=frozenset(in_decoder(model)), head=head, key=key)
     words = [target_modules] if isinstance(target_modules, str) else list(target_modules)
     if not words:
         raise RecipeError(tree.key, "an empty list", f"name endings, or one of {', '.join(WORDS)}", "name some layers")
@@ -250,7 +250,7 @@ def _not_excluded(modules: dict[str, nn.Module], exclude: Words | None, key: str
     return {name for name in modules if name not in left_out and not name.startswith(inside)}
 
 
-def _in_decoder(model: nn.Module) -> set[str]:
+def in_decoder(model: nn.Module) -> set[str]:
     """Modules that text runs through; towers for images and sound do not run, so updates of theirs would stay zero."""
     decoder: nn.Module = getattr(model, "get_decoder", lambda: model)()
     inside = {id(module) for module in decoder.modules()}
