@@ -25,6 +25,7 @@ FAMILIES = ["llama", "tied", "gpt2"]
 NO_PAPER = {"full"}
 LLAMA = {"add_biases": True}  # Llama has no biases, and then it says so (tests/unit/methods/test_bitfit.py)
 NEEDS = {("bitfit", "llama"): LLAMA, ("bitfit", "tied"): LLAMA}
+RATES = {"norm": 2e-2}  # few numbers need large steps; 5e-3 for the rest
 each = pytest.mark.parametrize("name", METHODS)
 everywhere = pytest.mark.parametrize("family", FAMILIES)
 
@@ -58,9 +59,9 @@ def _ready(model):
     return model
 
 
-def _train(trainable: Trainable, steps: int) -> list[float]:
+def _train(trainable: Trainable, steps: int, rate: float = 5e-3) -> list[float]:
     trainable.model.train()
-    optimizer = torch.optim.AdamW(trainable.parameters().values(), lr=5e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(trainable.parameters().values(), lr=rate, weight_decay=0.0)
     losses = []
     for _ in range(steps):
         loss = -scored_logprobs(trainable.model, _batch()).mean()
@@ -118,7 +119,7 @@ def test_only_what_it_declares_trains(name, family):
 @each
 @everywhere
 def test_the_loss_falls(name, family):
-    losses = _train(_applied(name, family)[0], 20)
+    losses = _train(_applied(name, family)[0], 20, RATES.get(name, 5e-3))
     assert losses[-1] < 0.9 * losses[0]
 
 

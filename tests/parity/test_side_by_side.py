@@ -34,10 +34,11 @@ KINDS = {
 }
 # Every method that says SHARES_BASE, beside LoRA and beside itself.
 OTHERS = {
+    "norm": [{"name": "norm"}, {"name": "norm", "target_modules": ["q_norm", "norm"]}, {"r": 4}],
     "bitfit": [{"name": "bitfit"}, {"name": "bitfit", "add_biases": True}, {"r": 4, "target_modules": "mlp"}],
 }
 KINDS |= OTHERS
-FAMILY = {"biases": "qwen2", "tied update": "tied", "bitfit": "qwen2"}
+FAMILY = {"biases": "qwen2", "tied update": "tied", "bitfit": "qwen2", "norm": "gemma3"}
 
 
 def members_of(family: str, configs: list[dict], dtype=torch.float64):
@@ -176,3 +177,15 @@ def test_nothing_of_a_broken_adapter_reaches_another(dtype, native, monkeypatch)
         found.append([logps[shares[k].scored].detach() for k in (0, 2)])
         found[-1] += [gradient for k in (0, 2) for gradient in gradients(members[k]).values()]
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_as_many_tokens_as_heads_are_told_apart():
+    """Gemma 3's norms of queries see [1, heads, T, D]: with T = heads the shape does not say which is which."""
+    base, members, draws = members_of("gemma3", [{"name": "norm"}, {"name": "norm"}])
+    side = SideBySide(base, [member.model for member in members], draws)
+    for count in (3, 4):  # the first pass is clear, the second has as many tokens as heads
+        ids = np.arange(5, 5 + count, dtype=np.int32)
+        halves = [Tree(segments=(Segment(ids=part, scored=part > 0),)) for part in (ids[:2], ids[2:])]
+        logps = side.logprobs(plant([replace(tree, adapter=k) for k, tree in enumerate(halves)]))
+    alone = torch.cat([scored_logprobs(m.model, plant([t])) for m, t in zip(members, halves, strict=True)])
+    torch.testing.assert_close(logps, alone, atol=1e-11, rtol=0)

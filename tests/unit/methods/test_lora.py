@@ -339,7 +339,7 @@ def test_pattern_tables_are_short_and_exact(values, default, given, wanted):
         (
             "llama",
             {"target_modules": ["input_layernorm"]},
-            ["a LlamaRMSNorm", "linear and embedding layers", "modules_to_save"],
+            ["a LlamaRMSNorm", "linear and embedding layers", "`method: norm`", "modules_to_save"],
         ),
         ("llama", {"target_modules": ["self_attn"]}, ["a LlamaAttention", "name the layers in it: k_proj, o_proj"]),
         (
