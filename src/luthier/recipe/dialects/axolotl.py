@@ -44,7 +44,9 @@ ONLY = {key: _training.ONLY[key] for key in ("deepspeed", "fsdp", "fsdp_config",
     "loraplus_lr_ratio": Only((), _OTHER),
     "relora": Only(OFF, _OTHER),
     "lisa_n_layers": Only(OFF, _OTHER),
-    "unfrozen_parameters": Only((None, []), "write method.freeze=[…] with the names that stay"),
+    "unfrozen_parameters": Only(
+        (None, []), "write method.name=freeze and method.unfrozen_parameters=[…], which means the same"
+    ),
     "hub_model_id": Only((), _LATER),
     "push_dataset_to_hub": Only((), _LATER),
     "noisy_embedding_alpha": Only(OFF, "remove it: Luthier has no NEFTune"),
