@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,12 @@ def scaling_of(r: int, lora_alpha: float, use_rslora: bool) -> float:
         (1.0, 4.0)
     """
     return lora_alpha / math.sqrt(r) if use_rslora else lora_alpha / r
+
+
+class Switched(Protocol):
+    """A layer around a base, with a switch."""
+
+    active: bool
 
 
 class LoraLayer(nn.Module):
@@ -237,7 +243,7 @@ def put(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 @contextmanager
-def switched_off(layers: Iterable[LoraLayer]) -> Iterator[None]:
+def switched_off(layers: Iterable[Switched]) -> Iterator[None]:
     """Inside, the layers compute what their base does."""
     active = {layer: layer.active for layer in layers}
     try:

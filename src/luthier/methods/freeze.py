@@ -171,7 +171,8 @@ def _layers(model: nn.Module) -> tuple[str, int]:
     Raises:
         RecipeError: There is none.
     """
-    within, lists = in_decoder(model), {}
+    within = in_decoder(model)
+    lists: dict[str, int] = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and name in within and not any(name.startswith(f"{n}.") for n in lists):
             lists[name] = len(module)

@@ -117,7 +117,7 @@ def find_targets(
             linear or embedding layer; or a word reaches stacked experts (exclude them to leave them frozen).
     """
     modules = {name: module for name, module in model.named_modules() if name}
-    kept = _not_excluded(modules, exclude_modules, f"{where}.exclude_modules")
+    kept = not_excluded(modules, exclude_modules, f"{where}.exclude_modules")
     kept &= _in_layers(modules, layers_to_transform, f"{where}.layers_to_transform")
     head, key = head_of(model), f"{where}.target_modules"
     tree = _Tree(modules=modules, kept=frozenset(kept), decoder=frozenset(in_decoder(model)), head=head, key=key)
@@ -234,7 +234,17 @@ def _refuse_other_kinds(tree: _Tree, word: str, name: str) -> None:
     )
 
 
-def _not_excluded(modules: dict[str, nn.Module], exclude: Words | None, key: str) -> set[str]:
+def not_excluded(modules: dict[str, nn.Module], exclude: Words | None, key: str) -> set[str]:
+    """What `exclude_modules` leaves, by name.
+
+    Args:
+        modules: By name.
+        exclude: Name endings or a regular expression; what is inside an excluded module is excluded with it.
+        key: The recipe key that errors name.
+
+    Raises:
+        RecipeError: It matches nothing.
+    """
     if exclude is None:
         return set(modules)
     left_out: set[str] = set()

@@ -45,7 +45,7 @@ ONLY = {key: _training.ONLY[key] for key in ("deepspeed", "fsdp", "fsdp_config",
     "relora": Only(OFF, _OTHER),
     "lisa_n_layers": Only(OFF, _OTHER),
     "unfrozen_parameters": Only(
-        (None, []), "write method.name=freeze and method.unfrozen_parameters=[…], which means the same"
+        (None, []), "write method.name=freeze and method.unfrozen_parameters=[…], without ranges of rows"
     ),
     "hub_model_id": Only((), _LATER),
     "push_dataset_to_hub": Only((), _LATER),
