@@ -25,7 +25,7 @@ FAMILIES = ["llama", "tied", "gpt2"]
 NO_PAPER = {"full"}
 LLAMA = {"add_biases": True}  # Llama has no biases, and then it says so (tests/unit/methods/test_bitfit.py)
 NEEDS = {("bitfit", "llama"): LLAMA, ("bitfit", "tied"): LLAMA}
-RATES = {"norm": 2e-2, "ia3": 2e-2}  # few numbers need large steps; 5e-3 for the rest
+RATES = {"norm": 2e-2, "ia3": 2e-2, "adapter": 2e-2}  # few numbers need large steps; 5e-3 for the rest
 each = pytest.mark.parametrize("name", METHODS)
 everywhere = pytest.mark.parametrize("family", FAMILIES)
 

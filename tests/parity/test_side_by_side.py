@@ -34,6 +34,11 @@ KINDS = {
 }
 # Every method that says SHARES_BASE, beside LoRA and beside itself.
 OTHERS = {
+    "adapter": [
+        {"name": "adapter", "placement": "houlsby", "dropout": 0.2},
+        {"name": "adapter", "placement": "parallel", "non_linearity": "gelu"},
+        {"r": 4, "lora_dropout": 0.1},
+    ],
     "ia3": [{"name": "ia3"}, {"name": "ia3", "target_modules": "all-linear"}, {"r": 4}],
     "norm": [{"name": "norm"}, {"name": "norm", "target_modules": ["q_norm", "norm"]}, {"r": 4}],
     "bitfit": [{"name": "bitfit"}, {"name": "bitfit", "add_biases": True}, {"r": 4, "target_modules": "mlp"}],

@@ -19,17 +19,18 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
-from torch import nn
 
 from luthier.core.errors import RecipeError
 from luthier.methods._in_place import train_in_place
 from luthier.methods._keys import Words, as_tuple
-from luthier.models.targets import ends_with, in_decoder, nearest
+from luthier.models.layers import find_layers
+from luthier.models.targets import ends_with, nearest
 from luthier.models.values import value_head
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from torch import nn
     from transformers import PreTrainedModel
 
     from luthier.core.trainable import Trainable
@@ -119,7 +120,7 @@ def _by_pattern(named: Collection[str], patterns: tuple[str, ...]) -> set[str]:
 
 def _by_layer(model: nn.Module, named: Collection[str], config: Config) -> set[str]:
     """Parameters of the layers that train, or of the named modules in them."""
-    where, count = _layers(model)
+    where, count = find_layers(model, "method.freeze_trainable_layers")
     asked = LAYERS if config.freeze_trainable_layers is None else config.freeze_trainable_layers
     if abs(asked) > count:
         if config.freeze_trainable_layers is not None:
@@ -150,7 +151,7 @@ def _by_layer(model: nn.Module, named: Collection[str], config: Config) -> set[s
 
 def _outside(model: nn.Module, named: Collection[str], words: tuple[str, ...]) -> set[str]:
     """Parameters of the named modules that stand outside of the layers."""
-    where, _ = _layers(model)
+    where, _ = find_layers(model, "method.freeze_trainable_layers")
     outside = {name for name in named if not name.startswith(f"{where}.")}
     owners = {name.rpartition(".")[0] for name in outside}
     found: set[str] = set()
@@ -163,22 +164,3 @@ def _outside(model: nn.Module, named: Collection[str], words: tuple[str, ...]) -
             raise RecipeError("method.freeze_extra_modules", f"{word!r} names none", allowed, fix)
         found |= matched
     return found
-
-
-def _layers(model: nn.Module) -> tuple[str, int]:
-    """Name and length of the list of layers that text runs through: the longest that is in no other.
-
-    Raises:
-        RecipeError: There is none.
-    """
-    within = in_decoder(model)
-    lists: dict[str, int] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and name in within and not any(name.startswith(f"{n}.") for n in lists):
-            lists[name] = len(module)
-    if not lists:
-        received = f"{type(model).__name__} has no list of layers"
-        fix = "choose parameters with unfrozen_parameters"
-        raise RecipeError("method.freeze_trainable_layers", received, "a model with numbered layers", fix)
-    name = max(lists, key=lambda name: lists[name])
-    return name, lists[name]

@@ -35,6 +35,7 @@ from luthier.methods._beside import (
 from luthier.methods._keys import Names, Words
 from luthier.methods._lowrank import put, switched_off
 from luthier.methods._rescaled import RescaledLinear
+from luthier.models.layers import MLP_ENDS
 from luthier.models.targets import (
     endings_of,
     ends_with,
@@ -54,10 +55,8 @@ if TYPE_CHECKING:
 
 PEFT_TYPE = "IA3"
 SHARES_BASE = True  # the vectors stand beside the base
-# What models call the linears that make keys and values (in one with the queries, where there is only that), and the
-# linear that ends an MLP.
+# What models call the linears that make keys and values, in one with the queries where there is only that.
 _KEYS_VALUES = ("k_proj", "v_proj", "query_key_value", "c_attn", "qkv_proj", "Wqkv")
-_DOWN = ("down_proj", "dense_4h_to_h", "mlp.c_proj", "fc2", "fc_out", "w2")
 
 
 class Config(BaseModel):
@@ -194,7 +193,7 @@ def _usual(model: nn.Module, exclude: str | tuple[str, ...] | None) -> tuple[str
         RecipeError: One of the two kinds is not there, or experts stand in one three-dimensional parameter.
     """
     linears = [name for name, module in model.named_modules() if is_linear(module)]
-    usual = [tuple(w for w in group if any(ends_with(n, w) for n in linears)) for group in (_KEYS_VALUES, _DOWN)]
+    usual = [tuple(w for w in group if any(ends_with(n, w) for n in linears)) for group in (_KEYS_VALUES, MLP_ENDS)]
     experts = stacked_experts(model)
     if not all(usual) or experts:
         received = f"nothing, and {experts[0]} holds all experts in one" if experts else "nothing, and no usual names"
@@ -208,7 +207,7 @@ def _usual(model: nn.Module, exclude: str | tuple[str, ...] | None) -> tuple[str
 def _feedforward(config: Config, targets: dict[str, nn.Module]) -> set[str]:
     words, key = config.feedforward_modules, "method.feedforward_modules"
     if words is None:
-        return {name for name in targets if any(ends_with(name, word) for word in _DOWN)}
+        return {name for name in targets if any(ends_with(name, word) for word in MLP_ENDS)}
     found: set[str] = set()
     for word in (words,) if isinstance(words, str) else words:
         try:

@@ -235,15 +235,10 @@ def _refuse_other_kinds(tree: _Tree, word: str, name: str) -> None:
 
 
 def not_excluded(modules: dict[str, nn.Module], exclude: Words | None, key: str) -> set[str]:
-    """What `exclude_modules` leaves, by name.
-
-    Args:
-        modules: By name.
-        exclude: Name endings or a regular expression; what is inside an excluded module is excluded with it.
-        key: The recipe key that errors name.
+    """Names that `exclude_modules` leaves; what is inside an excluded module is excluded with it.
 
     Raises:
-        RecipeError: It matches nothing.
+        RecipeError: Of this key, if an ending or a regular expression matches nothing.
     """
     if exclude is None:
         return set(modules)
