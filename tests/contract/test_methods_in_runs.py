@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.contract.test_methods import NEEDS, _batch
+from tests.contract.test_methods import KINDS, NEEDS, VARIANTS, _batch, apply
 from tests.reward import base, reward, shake
 from tests.runs import bits, stop_before, tree
 from tests.tiny import tiny
 
 import luthier
-from luthier.core import registry
 from luthier.core.errors import UserError
 from luthier.core.trainable import Trainable
 from luthier.export.adapter import load_adapter
@@ -23,14 +22,12 @@ from luthier.models.backbone import recompute_layers
 from luthier.models.generate import generate
 from luthier.models.values import HEADS, segment_values
 
-METHODS = list(registry.entries("methods"))
-each = pytest.mark.parametrize("name", METHODS)
+each = pytest.mark.parametrize("name", KINDS)
 
 
 def applied(name: str, model) -> Trainable:
-    method = registry.get("methods", name)
     torch.manual_seed(0)
-    return method.apply(model, method.Config(**NEEDS.get((name, "llama"), {})))
+    return apply(name, model)
 
 
 def logits(model) -> torch.Tensor:
@@ -40,7 +37,8 @@ def logits(model) -> torch.Tensor:
 
 @each
 def test_a_run_stops_goes_on_loads_and_merges(name, tiny_llama, alpaca_file, tmp_path):
-    words = {"name": name, **NEEDS.get((name, "llama"), {})}
+    method, keys = VARIANTS.get(name, (name, {}))
+    words = {"name": method, **keys, **NEEDS.get((name, "llama"), {})}
 
     def recipe(folder: str):
         train = {"max_steps": 4, "save_steps": 2, "per_device_train_batch_size": 2}
@@ -49,9 +47,11 @@ def test_a_run_stops_goes_on_loads_and_merges(name, tiny_llama, alpaca_file, tmp
     result = luthier.train(recipe("whole"))
     stop_before(3, recipe("stopped"))
     luthier.train(recipe("stopped"), resume=True)
+    again = luthier.train(recipe("whole"), resume=True)  # finished: read from its folder
     assert bits(tmp_path / "whole") == bits(tmp_path / "stopped")
     trained, (loaded, tokenizer) = logits(result.model), luthier.load(tmp_path / "whole")
     assert (logits(loaded) - trained).abs().max() <= 1e-5
+    assert (logits(again.model) - trained).abs().max() <= 1e-5
     assert len(generate(loaded, tokenizer, ["What is two and two?"], max_new_tokens=3, raw=True)) == 1
     if result.trainable.folder == "adapter":
         _merges_or_says_why_not(tmp_path / "whole", trained)

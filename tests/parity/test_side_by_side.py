@@ -44,6 +44,7 @@ OTHERS = {
     "bitfit": [{"name": "bitfit"}, {"name": "bitfit", "add_biases": True}, {"r": 4, "target_modules": "mlp"}],
 }
 KINDS |= OTHERS
+KINDS["dora"] = [{"r": 4, "use_dora": True}, {"r": 4}, {"r": 2, "use_dora": True, "lora_dropout": 0.2}]
 FAMILY = {"biases": "qwen2", "tied update": "tied", "bitfit": "qwen2", "norm": "gemma3"}
 
 

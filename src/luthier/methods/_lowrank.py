@@ -88,9 +88,9 @@ class LoraLayer(nn.Module):
         """The rank."""
         return self.lora_A.shape[0]
 
-    def names(self) -> tuple[str, str]:
-        """What A and B are called in PEFT's files."""
-        return "lora_A.weight", "lora_B.weight"
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What trains, by its name in PEFT's files."""
+        return {"lora_A.weight": self.lora_A, "lora_B.weight": self.lora_B}
 
     def delta(self) -> torch.Tensor:
         """The update in the base weight's own layout, in A's type (float32)."""
@@ -108,10 +108,8 @@ class LoraLayer(nn.Module):
         return self.base_layer
 
 
-class LoraLinear(LoraLayer):
-    """W + gamma B A beside a frozen linear (also transposed, as GPT-2's Conv1D). A is Kaiming-uniform, B zero."""
-
-    siblings: Siblings | None = None
+class LinearUpdate(LoraLayer):
+    """A and B beside a frozen linear (also transposed, as GPT-2's Conv1D). A is Kaiming-uniform, B zero."""
 
     def __init__(self, base: nn.Module, *, r: int, scaling: float, dropout: float) -> None:
         super().__init__(base, scaling, dropout)
@@ -125,6 +123,22 @@ class LoraLinear(LoraLayer):
         self.lora_A, self.lora_B = self.matrix(r, self.in_features), self.matrix(self.out_features, r)
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
+    @property
+    def matrix_NK(self) -> torch.Tensor:
+        """The base's matrix, [N, K]."""
+        return self.weight.T if self.transposed else self.weight
+
+    def delta(self) -> torch.Tensor:
+        """gamma B A, [N, K] (transposed for Conv1D)."""
+        update = self.scaling * (self.lora_B @ self.lora_A)
+        return update.T if self.transposed else update
+
+
+class LoraLinear(LinearUpdate):
+    """W + gamma B A in the place of a frozen linear."""
+
+    siblings: Siblings | None = None
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., K] to [..., N]."""
         if not self.active:
@@ -136,8 +150,7 @@ class LoraLinear(LoraLayer):
 
     def low_rank(self) -> LowRank:
         """What the kernel needs of it."""
-        weight = self.weight.T if self.transposed else self.weight
-        return LowRank(weight, self.bias, self.lora_A, self.lora_B, self.scaling)
+        return LowRank(self.matrix_NK, self.bias, self.lora_A, self.lora_B, self.scaling)
 
     def part(self, x: torch.Tensor, tokens: slice) -> Part:
         """The update for some tokens of a batch of several adapters (`models.side_by_side`).
@@ -160,11 +173,6 @@ class LoraLinear(LoraLayer):
             return [(hidden, self.weight)]
         low = F.dropout(hidden, self.dropout) if self.training and self.dropout else hidden
         return [(hidden, self.weight), (self.scaling * (low @ self.lora_A.to(low.dtype).T), self.lora_B)]
-
-    def delta(self) -> torch.Tensor:
-        """gamma B A, [N, K] (transposed for Conv1D)."""
-        update = self.scaling * (self.lora_B @ self.lora_A)
-        return update.T if self.transposed else update
 
 
 class LoraEmbedding(LoraLayer):
@@ -190,9 +198,9 @@ class LoraEmbedding(LoraLayer):
         scale = getattr(self.base_layer, "embed_scale", 1.0)
         return scale.to(self.weight.dtype) if isinstance(scale, torch.Tensor) else scale
 
-    def names(self) -> tuple[str, str]:
-        """PEFT's names; these two have no `.weight` behind them."""
-        return "lora_embedding_A", "lora_embedding_B"
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """By PEFT's names; these two have no `.weight` behind them."""
+        return {"lora_embedding_A": self.lora_A, "lora_embedding_B": self.lora_B}
 
     def delta(self) -> torch.Tensor:
         """gamma (B A)^T, [V, H]."""

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PREFIX = "base_model.model."
 
-_USED = """r lora_alpha lora_dropout use_rslora target_modules exclude_modules layers_to_transform layers_pattern
-    rank_pattern alpha_pattern bias modules_to_save init_lora_weights ensure_weight_tying""".split()
+_USED = """r lora_alpha lora_dropout use_rslora use_dora target_modules exclude_modules layers_to_transform
+    layers_pattern rank_pattern alpha_pattern bias modules_to_save init_lora_weights ensure_weight_tying""".split()
 # Keys that change nothing here: descriptions, and settings of starts that are refused or leave the base as it is.
 _HARMLESS = """peft_type peft_version task_type auto_mapping base_model_name_or_path revision inference_mode
     fan_in_fan_out runtime_config megatron_core qalora_group_size loftq_config eva_config corda_config
@@ -110,12 +110,12 @@ def patterns_for(values: Mapping[str, T], default: T, given: Mapping[str, T] | N
 
 
 def refuse_variants(given: Mapping[str, Any], where: str) -> None:
-    """Refuse what would compute something else than plain LoRA.
+    """Refuse what would compute something else than LoRA, rsLoRA or DoRA.
 
     Raises:
         ModelError: The configuration uses a variant, an unknown key, or a start that changed the base weights.
     """
-    refuse_keys(given, _USED, "plain LoRA or rsLoRA", where)
+    refuse_keys(given, _USED, "LoRA, rsLoRA or DoRA", where)
     for key in ("rank_pattern", "alpha_pattern"):
         for pattern in given.get(key) or ():
             try:

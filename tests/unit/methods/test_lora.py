@@ -464,7 +464,6 @@ def _folder(tmp_path, **changes):
 
 
 VARIANTS = {
-    "use_dora": True,
     "alora_invocation_tokens": [1, 2],
     "trainable_token_indices": [5],
     "target_parameters": ["mlp.experts.gate_up_proj"],
@@ -483,7 +482,7 @@ VARIANTS = {
 
 @pytest.mark.parametrize("key", VARIANTS)
 def test_variants_are_refused_by_name(key, tmp_path):
-    with pytest.raises(ModelError, match=rf"{key}: .*; plain LoRA or rsLoRA.*merge_and_unload"):
+    with pytest.raises(ModelError, match=rf"{key}: .*; LoRA, rsLoRA or DoRA.*merge_and_unload"):
         load_adapter(tiny("llama"), _folder(tmp_path, **{key: VARIANTS[key]}))
 
 

@@ -24,11 +24,10 @@ PLACES = _training.PLACES | {
     "cutoff_len": "data.max_length",
     "default_system": "data.system",
 }
-_OTHER = "remove it: Luthier's methods are full and lora (with use_rslora)"
+_OTHER = "remove it: Luthier has no such method or start; `lora` takes use_rslora and use_dora"
 _MODEL = "remove it: the model is trained as it was loaded"
 ONLY = _training.ONLY | {
     "quantization_bit": Only((), "remove it: Luthier trains on bfloat16 or float32 bases"),
-    "use_dora": Only((False,), _OTHER),
     "pissa_init": Only((False,), _OTHER),
     "loraplus_lr_ratio": Only((), _OTHER),
     "use_galore": Only((False,), _OTHER),
@@ -104,6 +103,7 @@ LORA = {
     "lora_alpha": "method.lora_alpha",
     "lora_dropout": "method.lora_dropout",
     "use_rslora": "method.use_rslora",
+    "use_dora": "method.use_dora",
 }
 READ = (
     "additional_target",
