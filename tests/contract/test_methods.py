@@ -22,7 +22,11 @@ from luthier.models import scored_logprobs
 
 METHODS = list(registry.entries("methods"))
 # Keys that make another method of one: they keep the same contract.
-VARIANTS = {"dora": ("lora", {"use_dora": True, "r": 4})}
+VARIANTS = {
+    "dora": ("lora", {"use_dora": True, "r": 4}),
+    "pissa": ("lora", {"init_lora_weights": "pissa", "r": 4}),
+    "olora": ("lora", {"init_lora_weights": "olora", "r": 4, "use_rslora": True}),
+}
 KINDS = [*METHODS, *VARIANTS]
 FAMILIES = ["llama", "tied", "gpt2"]
 NO_PAPER = {"full"}

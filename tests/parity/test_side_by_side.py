@@ -45,6 +45,7 @@ OTHERS = {
 }
 KINDS |= OTHERS
 KINDS["dora"] = [{"r": 4, "use_dora": True}, {"r": 4}, {"r": 2, "use_dora": True, "lora_dropout": 0.2}]
+KINDS["pissa"] = [{"r": 4, "init_lora_weights": "pissa"}, {"r": 4}, {"r": 2, "init_lora_weights": "olora"}]
 FAMILY = {"biases": "qwen2", "tied update": "tied", "bitfit": "qwen2", "norm": "gemma3"}
 
 

@@ -53,7 +53,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> Trainable:
     method = method_of(given, folder)
     own = "peft_type" not in given
     trainable: Trainable = _apply_own(method, model, given, where) if own else method.load_peft(model, given, where)
-    _fill(trainable, folder)
+    _fill(trainable, read_tensors(folder), where)
     drawn = head_keys(model) if task_of(model.config) == "CAUSAL_LM" else set()
     if lacking := sorted(drawn - trainable.parameters().keys()):
         received = f"no weights for the head of values ({lacking[0]}), and none in its base"
@@ -138,16 +138,17 @@ def fill_adapter(trainable: Trainable, folder: Path) -> None:
         RecipeError: The recipe's settings make another function of the same tensors (r, lora_alpha, use_rslora ...).
         ModelError: Weights are missing, left over, or of another shape.
     """
-    given = read_config(folder)
-    check = getattr(method_of(given, folder), "check_agrees", None)
-    if check is not None:
-        check(trainable.model, given, str(folder))
-    _fill(trainable, folder)
+    given, saved = read_config(folder), read_tensors(folder)
+    method = method_of(given, folder)
+    if hasattr(method, "check_agrees"):
+        method.check_agrees(trainable.model, given, str(folder))
+    if hasattr(method, "unfold"):
+        saved = method.unfold(trainable.model, saved)
+    _fill(trainable, saved, f"adapter {folder}")
 
 
 @torch.no_grad()
-def _fill(trainable: Trainable, folder: Path) -> None:
-    where, saved = f"adapter {folder}", read_tensors(folder)
+def _fill(trainable: Trainable, saved: dict[str, torch.Tensor], where: str) -> None:
     parameters = trainable.parameters()
     for name, parameter in parameters.items():
         if name not in saved:

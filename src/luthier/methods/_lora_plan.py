@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,7 +13,8 @@ from luthier.core.errors import RecipeError
 from luthier.methods._beside import complete_pair, find_whole, inside, refuse_both
 from luthier.methods._keys import Names, Words, as_tuple
 from luthier.methods._peft import by_pattern, unmatched
-from luthier.models.targets import find_targets, nearest
+from luthier.methods._starts import FROM_BASE, Start
+from luthier.models.targets import find_targets, is_linear, nearest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,6 +45,8 @@ class Config(BaseModel):
     """Other ranks by name ending or regular expression: `{down_proj: 64}`."""
     alpha_pattern: dict[str, Annotated[float, Field(gt=0.0)]] = {}
     """Other lora_alpha by name ending or regular expression."""
+    init_lora_weights: Start = True
+    """Where A and B start: true (A Kaiming-uniform, B zero), `gaussian`, or from the base's matrix: olora, pissa."""
     bias: Literal["none", "all", "lora_only"] = "none"
     """Which biases train besides: none, all of the model's, or those of the adapted layers."""
     modules_to_save: Words = ()
@@ -84,6 +88,7 @@ def make_plan(model: nn.Module, config: Config) -> Plan:
     if config.use_dora and tied and tied[1] in targets:
         received = "true, with use_dora: an update that two ends share has two lengths"
         raise RecipeError("method.ensure_weight_tying", received, "one of them", "leave one of them out")
+    _check_start(config)
     _check_patterns(config, targets)
     plan = plan_of(config, targets, whole, tied)
     _check_ranks(config, plan)
@@ -106,6 +111,28 @@ def plan_of(
             received = f"different values for {embedding} and {head}, which share one update"
             raise RecipeError("method.rank_pattern", received, "the same r and lora_alpha for both")
     return Plan(targets=targets, whole=whole, ranks=ranks, alphas=alphas, tied=tied)
+
+
+def written_numbers(config: Config, plan: Plan) -> tuple[int, float, dict[str, int], dict[str, float]]:
+    """r and lora_alpha, in general and of each layer, as the file says them: 2 r where the start came from the base.
+
+    The scaling stays: lora_alpha grows as r does, or as its root with `use_rslora`.
+    """
+    if config.init_lora_weights not in FROM_BASE:
+        return config.r, config.lora_alpha, plan.ranks, plan.alphas
+    more = math.sqrt(2) if config.use_rslora else 2
+    twice = [name for name, module in plan.targets.items() if is_linear(module)]
+    ranks = plan.ranks | {name: 2 * plan.ranks[name] for name in twice}
+    return 2 * config.r, more * config.lora_alpha, ranks, plan.alphas | {n: more * plan.alphas[n] for n in twice}
+
+
+def _check_start(config: Config) -> None:
+    """A start from the base is a part of the base: what is dropped of it, or stretched, is no small update."""
+    if config.init_lora_weights in FROM_BASE:
+        for key in ("lora_dropout", "use_dora"):
+            if getattr(config, key):
+                received = f"{getattr(config, key)}, with init_lora_weights: {config.init_lora_weights}".lower()
+                raise RecipeError(f"method.{key}", received, "one of them", "leave one of them out")
 
 
 def _check_patterns(config: Config, targets: dict[str, nn.Module]) -> None:

@@ -21,11 +21,13 @@ from transformers.pytorch_utils import Conv1D
 
 from luthier.kernels.lowrank import LowRank, lowrank_linear
 from luthier.kernels.lowrank_many import Part
+from luthier.methods._starts import FROM_BASE, from_base
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from luthier.methods._siblings import Siblings
+    from luthier.methods._starts import Start
 
 
 def scaling_of(r: int, lora_alpha: float, use_rslora: bool) -> float:
@@ -83,6 +85,10 @@ class LoraLayer(nn.Module):
         """The base's bias."""
         return getattr(self.base_layer, "bias", None)
 
+    def saved(self) -> dict[str, torch.Tensor]:
+        """What a file holds."""
+        return self.tensors()
+
     @property
     def r(self) -> int:
         """The rank."""
@@ -111,17 +117,40 @@ class LoraLayer(nn.Module):
 class LinearUpdate(LoraLayer):
     """A and B beside a frozen linear (also transposed, as GPT-2's Conv1D). A is Kaiming-uniform, B zero."""
 
+    start_A: torch.Tensor | None
+    start_B: torch.Tensor | None
+
     def __init__(self, base: nn.Module, *, r: int, scaling: float, dropout: float) -> None:
         super().__init__(base, scaling, dropout)
         self.transposed = isinstance(base, Conv1D)
         outputs, inputs = self.weight.shape[::-1] if self.transposed else self.weight.shape
         self.in_features, self.out_features = inputs, outputs
+        self.register_buffer("start_A", None, persistent=False)
+        self.register_buffer("start_B", None, persistent=False)
         self.make(r)
 
     def make(self, r: int) -> None:
         """Draw A and B."""
         self.lora_A, self.lora_B = self.matrix(r, self.in_features), self.matrix(self.out_features, r)
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+
+    def begin(self, start: Start) -> None:
+        """Put A and B where `init_lora_weights` wants them; True is how they were drawn."""
+        if start == "gaussian":
+            nn.init.normal_(self.lora_A, std=1 / self.r)
+        elif start in FROM_BASE:
+            a, b = from_base(self.matrix_NK, self.r, self.scaling, str(start))
+            self.start_A, self.start_B = a.to(self.lora_A.dtype), b.to(self.lora_B.dtype)
+            with torch.no_grad():
+                self.lora_A.copy_(self.start_A)
+                self.lora_B.copy_(self.start_B)
+
+    def pair(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the update is made of: A and B, or [A; A - A0] and [B - B0, B0] where the start came from the base."""
+        if self.start_A is None or self.start_B is None:
+            return self.lora_A, self.lora_B
+        moved_A, moved_B = self.lora_A - self.start_A, self.lora_B - self.start_B
+        return torch.cat([self.lora_A, moved_A]), torch.cat([moved_B, self.start_B], 1)
 
     @property
     def matrix_NK(self) -> torch.Tensor:
@@ -130,7 +159,8 @@ class LinearUpdate(LoraLayer):
 
     def delta(self) -> torch.Tensor:
         """gamma B A, [N, K] (transposed for Conv1D)."""
-        update = self.scaling * (self.lora_B @ self.lora_A)
+        a, b = self.pair()
+        update = self.scaling * (b @ a)
         return update.T if self.transposed else update
 
 
@@ -148,9 +178,13 @@ class LoraLinear(LinearUpdate):
         low = F.dropout(x, self.dropout) if self.training and self.dropout else None
         return lowrank_linear(x, *self.low_rank(), low)
 
+    def saved(self) -> dict[str, torch.Tensor]:
+        """What a file holds: plain LoRA for the plain base, of rank 2 r where the start came from the base."""
+        return dict(zip(self.tensors(), self.pair(), strict=True))
+
     def low_rank(self) -> LowRank:
         """What the kernel needs of it."""
-        return LowRank(self.matrix_NK, self.bias, self.lora_A, self.lora_B, self.scaling)
+        return LowRank(self.matrix_NK, self.bias, *self.pair(), self.scaling)
 
     def part(self, x: torch.Tensor, tokens: slice) -> Part:
         """The update for some tokens of a batch of several adapters (`models.side_by_side`).
@@ -163,16 +197,16 @@ class LoraLinear(LinearUpdate):
             return Part(start=tokens.start, stop=tokens.stop)
         drops = self.training and self.dropout > 0
         noise = F.dropout(torch.ones_like(x), self.dropout).reshape(-1, x.shape[-1]) if drops else None
-        return Part(
-            start=tokens.start, stop=tokens.stop, a=self.lora_A, b=self.lora_B, scaling=self.scaling, noise=noise
-        )
+        a, b = self.pair()
+        return Part(start=tokens.start, stop=tokens.stop, a=a, b=b, scaling=self.scaling, noise=noise)
 
     def logit_terms(self, hidden: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """The head as a sum of products: (h, W) and (gamma h A^T, B)."""
         if not self.active:
             return [(hidden, self.weight)]
         low = F.dropout(hidden, self.dropout) if self.training and self.dropout else hidden
-        return [(hidden, self.weight), (self.scaling * (low @ self.lora_A.to(low.dtype).T), self.lora_B)]
+        a, b = self.pair()
+        return [(hidden, self.weight), (self.scaling * (low @ a.to(low.dtype).T), b)]
 
 
 class LoraEmbedding(LoraLayer):

@@ -27,8 +27,17 @@ from luthier.core.errors import ModelError, RecipeError
 from luthier.core.trainable import ParameterGroup, Trainable
 from luthier.methods import _dora, _peft, _siblings
 from luthier.methods._beside import copy_whole, swapped_back, trained_biases, whole_parameters, whole_tensors
-from luthier.methods._lora_plan import Config, Plan, make_plan, plan_of
-from luthier.methods._lowrank import LoraEmbedding, LoraLayer, TiedLoraHead, put, scaling_of, switched_off, wrap
+from luthier.methods._lora_plan import Config, Plan, make_plan, plan_of, written_numbers
+from luthier.methods._lowrank import (
+    LinearUpdate,
+    LoraEmbedding,
+    LoraLayer,
+    TiedLoraHead,
+    put,
+    scaling_of,
+    switched_off,
+    wrap,
+)
 from luthier.models.targets import endings_of
 from luthier.models.ties import settle_ties, tied_pair
 
@@ -99,14 +108,32 @@ def check_agrees(model: nn.Module, given: Mapping[str, Any], where: str) -> None
             told = f"use_dora: {str(bool(given.get('use_dora'))).lower()}"
             raise RecipeError("model.adapter_name_or_path", f"{where} has {told}, the recipe not", fix=f"write {told}")
         r = _peft.by_pattern(given.get("rank_pattern") or {}, name, r0)
+        rank = layer.pair()[0].shape[0] if isinstance(layer, LinearUpdate) else layer.r
         scaling = scaling_of(r, _peft.by_pattern(given.get("alpha_pattern") or {}, name, alpha0), rslora)
-        if r != layer.r or abs(scaling - layer.scaling) > 1e-6 * scaling:
+        if r != rank or abs(scaling - layer.scaling) > 1e-6 * scaling:
             raise RecipeError(
                 "model.adapter_name_or_path",
-                f"{where} has r {r} and scaling {scaling:.6g} on {name}, the recipe {layer.r} and {layer.scaling:.6g}",
+                f"{where} has r {r} and scaling {scaling:.6g} on {name}, the recipe {rank} and {layer.scaling:.6g}",
                 "the same r, lora_alpha, use_rslora and patterns",
                 f"write r: {r0}, lora_alpha: {alpha0}, use_rslora: {str(rslora).lower()}",
             )
+
+
+def unfold(model: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A folder's tensors as a recipe's layers hold them: A, B, A0 and B0 come apart where the start was the base's.
+
+    Args:
+        model: With the recipe's layers; each takes A0 and B0 from the folder, whichever way they were factored there.
+        tensors: By their names in the model, of ranks that agree (:func:`check_agrees`).
+    """
+    found = dict(tensors)
+    for name, layer in model.named_modules():
+        a, b = found.get(f"{name}.lora_A.weight"), found.get(f"{name}.lora_B.weight")
+        if isinstance(layer, LinearUpdate) and layer.start_A is not None and a is not None and b is not None:
+            kept_A, moved_A, moved_B, start_B = a[: layer.r], a[layer.r :], b[:, : layer.r], b[:, layer.r :]
+            found |= {f"{name}.lora_A.weight": kept_A, f"{name}.lora_B.weight": start_B + moved_B}
+            layer.start_A, layer.start_B = (kept_A - moved_A).to(layer.start_A), start_B.to(layer.start_A)
+    return found
 
 
 def _rewire(model: nn.Module, config: Config, plan: Plan) -> Trainable:
@@ -150,6 +177,8 @@ def _wrap_targets(model: nn.Module, config: Config, plan: Plan) -> dict[str, Lor
             scaling = scaling_of(plan.ranks[name], plan.alphas[name], config.use_rslora)
             around = _dora.wrap if config.use_dora else wrap
             layers[name] = around(module, r=plan.ranks[name], scaling=scaling, dropout=config.lora_dropout)
+            if isinstance(layer := layers[name], LinearUpdate):
+                layer.begin(config.init_lora_weights)
     if plan.tied and tied_head in plan.targets:
         source = layers[plan.tied[0]]
         assert isinstance(source, LoraEmbedding)
@@ -175,23 +204,24 @@ def _tensors(
     """What the file holds: all that trains, whole modules with their buffers, and a tied head by its own name too."""
     found = whole_tensors(model, plan.whole)
     for name, layer in layers.items():
-        found |= {f"{name}.{key}": tensor for key, tensor in layer.tensors().items()}
-    return found | parameters
+        found |= {f"{name}.{key}": tensor for key, tensor in layer.saved().items()}
+    return {name: parameter for name, parameter in parameters.items() if name not in found} | found
 
 
 def _peft_config(model: nn.Module, config: Config, plan: Plan) -> dict[str, Any]:
     every = [name for name, _ in model.named_modules() if name]
+    r, lora_alpha, ranks, alphas = written_numbers(config, plan)
     return {
         "peft_type": PEFT_TYPE,
         **_peft.describe(model),
-        "r": config.r,
-        "lora_alpha": _peft.whole_number(config.lora_alpha),
+        "r": r,
+        "lora_alpha": _peft.whole_number(lora_alpha),
         "lora_dropout": config.lora_dropout,
         "use_rslora": config.use_rslora,
         "use_dora": config.use_dora,
         "target_modules": endings_of(plan.targets, every),
-        "rank_pattern": _peft.patterns_for(plan.ranks, config.r, config.rank_pattern),
-        "alpha_pattern": _peft.patterns_for(plan.alphas, config.lora_alpha, config.alpha_pattern),
+        "rank_pattern": _peft.patterns_for(ranks, r, config.rank_pattern),
+        "alpha_pattern": _peft.patterns_for(alphas, lora_alpha, config.alpha_pattern),
         "bias": config.bias,
         "modules_to_save": _peft.whole_words(plan.whole, every) or None,
         "ensure_weight_tying": plan.tied is not None,

@@ -39,7 +39,6 @@ ONLY = {key: _training.ONLY[key] for key in ("deepspeed", "fsdp", "fsdp_config",
     "load_in_4bit": Only((False,), _QUANTISED),
     "load_in_8bit": Only((False,), _QUANTISED),
     "gptq": Only((False,), _QUANTISED),
-    "peft_init_lora_weights": Only((True,), _OTHER),
     "loraplus_lr_ratio": Only((), _OTHER),
     "relora": Only(OFF, _OTHER),
     "lisa_n_layers": Only(OFF, _OTHER),
@@ -124,6 +123,7 @@ LORA = {
     "lora_modules_to_save": "method.modules_to_save",
     "peft_use_rslora": "method.use_rslora",
     "peft_use_dora": "method.use_dora",
+    "peft_init_lora_weights": "method.init_lora_weights",
     "peft_layers_to_transform": "method.layers_to_transform",
 }
 OBJECTIVE = {
