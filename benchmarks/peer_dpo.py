@@ -80,6 +80,7 @@ def main() -> None:
         ids = trainer.train_dataset
         lengths = [len(r["prompt_ids"]) + max(len(r["chosen_ids"]), len(r["rejected_ids"])) for r in ids]
         trainer.train_dataset = ids.add_column("length", lengths)
+        trainer.args.remove_unused_columns = False  # or it is gone before the sampler sees it
     trainer.train()
     sys.stdout = stdout
     pairs = (args.steps - args.warmup) * args.batch_size

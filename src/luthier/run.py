@@ -7,6 +7,7 @@ the result as adapter/ (PEFT's layout) or model/ (transformers' layout).
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ from luthier.export.held_out import load_words
 from luthier.export.origin import find_origin
 from luthier.models import load_model, load_tokenizer
 from luthier.models.fuse import fuse
-from luthier.models.probe import prove_forest
+from luthier.models.probe import prove_forest, unit_of
 from luthier.models.save import save_words
 from luthier.models.threads import fitting_threads
 from luthier.recipe import Model, Recipe, Resolved, entry_config, load_recipe
@@ -123,9 +124,10 @@ def open_run(
     """Write what a run begins with into its folder, and give what the loop needs."""
     recipe, folder = resolved.recipe, Path(resolved.recipe.output_dir)
     objective = _bind(recipe)
-    held_out, refer = rows.eval_rows, None
+    held_out, refer, began = rows.eval_rows, None, time.process_time()
     if objective.reference:  # before anything is written or trained: what it says is of the policy's first state
         refer, held_out = rows.ranks.one_first(lambda: _refer(recipe, rows, trainable, objective, say))
+    asked = time.process_time() - began
     run_folder.begin(resolved, rows.ledgers, rows.ranks, resume=resume)
     return Work(
         recipe=recipe,
@@ -135,6 +137,7 @@ def open_run(
         batches=rows.batches.step,
         eval_batches=() if held_out is None else eval_batches(held_out, recipe.data, recipe.train),
         refer=refer,
+        asked_cpu_seconds=asked,
         folder=folder,
         data=rows.train.digest(),
         callbacks=callbacks,
@@ -161,6 +164,8 @@ def close_run(work: Work, rows: Rows, summary: dict[str, Any]) -> RunResult:
         work.trainable.save(writing)
         save_words(rows.tokenizer, model, writing)
 
+    if work.objective.reference:
+        summary["reference_cpu_seconds"] = work.asked_cpu_seconds
     run_folder.finish(work.folder, work.trainable.folder, save, summary, work.ranks)
     parts = {"model": model, "tokenizer": rows.tokenizer, "trainable": work.trainable}
     return RunResult(folder=work.folder, summary=summary, **parts)
@@ -247,11 +252,12 @@ def load_base(recipe: Recipe, say: Say) -> PreTrainedModel:
     device = pick_device()
     dtype = pick_dtype(recipe.model.dtype, device.type)
     task: Task = getattr(registry.get("objectives", recipe.objective["name"]), "TASK", "CAUSAL_LM")
-    model = load_model(recipe.model, dtype, task=task, seed=recipe.seed, say=say).to(device)
+    values = 1 if task == "SEQ_CLS" else None
+    model = load_model(recipe.model, dtype, task=task, num_labels=values, seed=recipe.seed, say=say).to(device)
     fuse(model)
     error = prove_forest(model, recipe.model.model_name_or_path)
     kind = f"{type(model).__name__} on {device} in {str(dtype).removeprefix('torch.')}"
-    say(f"{kind}; a forest equals separate forwards to {error:.1e} nats")
+    say(f"{kind}; a forest equals separate forwards to {error:.1e} {unit_of(model)}")
     return model
 
 

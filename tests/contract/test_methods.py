@@ -32,7 +32,8 @@ FAMILIES = ["llama", "tied", "gpt2"]
 NO_PAPER = {"full"}
 LLAMA = {"add_biases": True}  # Llama has no biases, and then it says so (tests/unit/methods/test_bitfit.py)
 NEEDS = {("bitfit", "llama"): LLAMA, ("bitfit", "tied"): LLAMA}
-RATES = {"norm": 2e-2, "ia3": 2e-2, "adapter": 2e-2}  # few numbers need large steps; 5e-3 for the rest
+# Few numbers far from the loss: their papers train them with rates of 0.3 (prompt tuning) down to 1e-4 (an encoder).
+RATES = {"prompt": 0.3, "prefix": 0.1, "ptuning": 0.01, "norm": 2e-2, "ia3": 2e-2, "adapter": 2e-2}
 each = pytest.mark.parametrize("name", METHODS)
 each_kind = pytest.mark.parametrize("name", KINDS)
 everywhere = pytest.mark.parametrize("family", FAMILIES)
@@ -104,9 +105,10 @@ def test_unknown_keys_are_refused(name):
 
 @each_kind
 @everywhere
-def test_it_starts_as_the_base(name, family):
+def test_it_starts_as_the_base_or_says_that_it_does_not(name, family):
     trainable, before = _applied(name, family)
-    assert (_logps(trainable.model) - before).abs().max() <= 1e-6
+    apart = (_logps(trainable.model) - before).abs().max()
+    assert apart <= 1e-6 if trainable.starts_as_base else apart > 0.01
 
 
 @each_kind

@@ -82,9 +82,9 @@ def test_the_demo_writes_table_and_picture(demo):
 def test_a_second_demo_uses_what_is_there(demo, inside):
     done = inside("demo", "base.train.max_steps=3", "--items", "20", "--json", cwd=demo[0])
     tree = json.loads(done.out)
-    assert tree["controlled"].startswith("Controlled")
+    assert tree["controlled"]["text"].startswith("Controlled")
     assert len(tree["rows"]["embedded-first-20"]) == 6
-    assert tree["conclusion"][0].startswith("At the same alpha (16)")
+    assert tree["conclusion"][0]["text"].startswith("At the same alpha (16)")
     assert done.err.count("(was done already)") == 6
 
 

@@ -152,6 +152,8 @@ def test_languages_and_colours_are_switched(opened):
     assert page.run("document.documentElement.lang") == "zh-CN"
     latin = page.run("document.querySelector('main').innerText")
     assert "Scores and costs" not in latin
+    assert re.findall(r"\b[a-z]{3,} [a-z]{2,} [a-z]{2,}", latin) == [], "no English sentence is left"
+    assert "所有区间与 p 值" in latin, "the study itself speaks Chinese"
     page.run("document.getElementById('theme-dark').click()")
     assert page.run("getComputedStyle(document.documentElement).colorScheme") == "dark"
     page.run("location.reload()")
@@ -168,6 +170,11 @@ def test_it_works_without_a_script(browser, report):
         assert roles.count("main") == 1
         assert roles.count("table") > 4
         assert roles.count("image") + roles.count("img") > 2
+        cells = [
+            node["name"]["value"] for node in tree if node["role"]["value"] in ("cell", "gridcell") and "name" in node
+        ]
+        heat = [cell for cell in cells if re.fullmatch(r"\d\.\d\d \[\d\.\d\d,\s\d\.\d\d\]", cell)]
+        assert len(heat) >= 8, "the intervals of categories are read out"
         named = [node["name"]["value"] for node in tree if node["role"]["value"] in ("image", "img") and "name" in node]
         assert any(name.startswith("Training loss by step: ") for name in named)
         assert not any("训练" in name for name in named), "the other language is not read out"

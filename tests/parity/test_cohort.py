@@ -4,12 +4,19 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from tests.cohorts import base_of, cohort, together, work_on
 
+from luthier.core import registry
+from luthier.core.types import Segment, Tree
 from luthier.engine.loop import fit
+from luthier.engine.reference import refer_in_step
+from luthier.recipe import entry_config
 
 pytestmark = pytest.mark.parity
 
@@ -65,6 +72,55 @@ def test_in_turn_is_alone_to_the_bit(tmp_path):
         fit(alone)
         got = members[seed].work.trainable.parameters()
         assert all(torch.equal(got[name], wanted) for name, wanted in alone.trainable.parameters().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_several_objectives_in_one_pass(dtype, tmp_path, monkeypatch):
+    """Plain rows, pairs with a reference that is asked in each step, and KTO's sums over two micro-batches."""
+    base = base_of("qwen2", dtype)
+    names = ["sft", "dpo", "kto", "orpo"]
+    members, side = cohort(base, tmp_path / "together", [{"method": {"r": 4}, "train": {"max_steps": 12}}] * 4)
+    members = [replace(one, work=judging(one.work, name)) for one, name in zip(members, names, strict=True)]
+    passes = []
+    monkeypatch.setattr(side, "logprobs", lambda forest, run=side.logprobs: passes.append(forest) or run(forest))
+    ended = together(members, side)
+    assert len(passes) == 2 * 12
+    for seed, name in enumerate(names):
+        alone = judging(work_on(base, tmp_path / "alone" / name, seed, method={"r": 4}, train={"max_steps": 12}), name)
+        alone.folder.mkdir(parents=True)
+        progress = fit(alone)
+        assert ended[seed].tokens == progress.tokens
+        got = members[seed].work.trainable.parameters()
+        for key, wanted in alone.trainable.parameters().items():
+            torch.testing.assert_close(got[key], wanted, atol=TOLERANCE[dtype], rtol=0)
+        assert any(bool(wanted.any()) for key, wanted in alone.trainable.parameters().items() if "lora_B" in key)
+        losses = [_losses(folder) for folder in (members[seed].work.folder, alone.folder)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def judging(work, name):
+    """A run on judged rows of its own, under another objective."""
+    objective = registry.get("objectives", name).bind(entry_config("objective", {"name": name}))
+    if name == "sft":
+        return work
+    refer = refer_in_step(work.trainable) if objective.reference else None
+    seed = work.recipe.seed
+
+    def batches(step):
+        return [[judged_tree(seed, step, number, row, name) for row in range(2)] for number in range(2)]
+
+    return replace(work, objective=objective, refer=refer, batches=batches, eval_batches=())
+
+
+def judged_tree(seed, step, number, row, name):
+    """A pair; for KTO with a mismatched answer as well."""
+    draw = np.random.default_rng([seed, step, number, row])
+    grades = (math.nan, 1.0, 0.0, *[math.nan] * (name == "kto"))
+    segments = [
+        Segment(ids=draw.integers(3, 60, length).astype(np.int32), scored=np.full(length, place > 0))
+        for place, length in enumerate(draw.integers(2, 9, len(grades)).tolist())
+    ]
+    return Tree(segments=tuple(segments), parents=(-1, *[0] * (len(grades) - 1)), grades=grades, row=f"pairs:{row}")
 
 
 def _pairs(places):

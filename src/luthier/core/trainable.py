@@ -40,6 +40,7 @@ class Trainable:
         save: Write the result (`adapter/` in PEFT's layout, or `model/` in transformers') into an empty folder.
         merge: Fold the update into the base weights and give back the plain model; the method is gone afterwards.
         disabled: Inside, the model computes what it did before the method.
+        starts_as_base: Whether the model computes that before its first step too; virtual tokens change it at once.
     """
 
     model: torch.nn.Module
@@ -48,6 +49,7 @@ class Trainable:
     save: Callable[[Path], None]
     merge: Callable[[], torch.nn.Module]
     disabled: Callable[[], AbstractContextManager[None]]
+    starts_as_base: bool = True
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """All trained parameters by their name in the checkpoint."""

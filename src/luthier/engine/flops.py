@@ -9,7 +9,8 @@
 
 Norms, activations, softmaxes, look-ups and the optimiser are left out, as is what is computed a second time to save
 memory (gradient checkpointing, a trained head's logits): the count says what the method asks for, on any machine.
-A sliding window does not lower the count of pairs.
+A sliding window does not lower the count of pairs. Each token's pairs with virtual tokens count as its own; what those
+cost themselves, once a batch for all its tokens, is left out, with the network that computes them.
 
 What is asked of each layer is seen in one forward pass over 38 tokens, so experts, shared layers, and layers that no
 gradient reaches count as they run. `torch.utils.flop_counter` counts the same of a plain model (a test holds that).
@@ -28,6 +29,7 @@ from luthier.models.planted import NAME, planted
 from luthier.models.probe import probe_forest
 from luthier.models.targets import is_linear
 from luthier.models.values import value_head
+from luthier.models.virtual import num_virtual, virtual_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,8 +88,10 @@ def count_rates(model: PreTrainedModel) -> Rates:
             stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled layers have no hooks
         stack.enter_context(_watched(model, layers))
         reached, per_pair = _forward(model, forest)
+    virtual, found = num_virtual(model), virtual_of(model)
+    passed = forest.num_tokens + (virtual if found is not None and found.heads is None else 0)
     return Rates(
-        per_token=2.0 * sum(rows * products for rows, products in layers) / forest.num_tokens,
+        per_token=2.0 * (sum(rows * products for rows, products in layers) / passed + per_pair * virtual),
         per_scored=2.0 * _head_products(model, reached),
         per_pair=2.0 * per_pair,
     )
@@ -116,11 +120,12 @@ def _forward(model: PreTrainedModel, forest: Forest) -> tuple[bool, float]:
 @contextmanager
 def _watched(model: PreTrainedModel, found: list[tuple[int, float]]) -> Iterator[None]:
     """Inside, each layer that runs adds (rows, multiply-adds for each row, forward and backward)."""
-    head = model.get_output_embeddings()
+    head, virtual = model.get_output_embeddings(), virtual_of(model)
+    apart = set() if virtual is None else set(virtual.modules())
     wrapped = {id(module.base_layer) for module in model.modules() if isinstance(module, LowRank)}
     hooks = []
     for module in model.modules():
-        if module is head or id(module) in wrapped:
+        if module is head or module in apart or id(module) in wrapped:
             continue
         if isinstance(module, LowRank) or is_linear(module) or _stacked(module):
             hooks.append(module.register_forward_pre_hook(_counter(model, found)))

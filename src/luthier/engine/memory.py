@@ -86,7 +86,8 @@ def fit_memory(
     """
     model: Any = trainable.model
     wanted, why = recipe.train.gradient_checkpointing, ""
-    free = free_bytes(model.device, ranks) if free is None else free
+    if free is None and (free := free_bytes(model.device)) is not None and model.device.type == "cpu":
+        free //= ranks
     if wanted == "auto" and model.supports_gradient_checkpointing and free is not None:
         needed = need(trainable, recipe.optim, tokens, len(decoder_layers(model)))
         wanted, why = needed.total > SHARE * free, f": {told(needed, free)}"
@@ -156,8 +157,8 @@ def _saved_bytes(model: Any, tokens: int) -> int:
     return sum(kept.values())
 
 
-def free_bytes(device: torch.device, ranks: int = 1) -> int | None:
-    """Memory that each of the `ranks` on a machine can still take; None where the system does not tell."""
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that a run can still take; None where the system does not tell."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -165,7 +166,7 @@ def free_bytes(device: torch.device, ranks: int = 1) -> int | None:
     try:
         for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
-                return min(int(line.split()[1]) * 1024, _group_limit()) // ranks
+                return min(int(line.split()[1]) * 1024, _group_limit())
     except OSError:
         pass
     return None

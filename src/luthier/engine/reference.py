@@ -59,14 +59,16 @@ class Asked:
     method: str
     digests: Mapping[str, str]
 
-    @property
-    def is_start(self) -> bool:
+    def is_start(self, trainable: Trainable) -> bool:
         """Whether policy and reference are one before the first step."""
-        return self.reference == "start" or (self.reference == "base" and not self.adapter)
+        return self.reference == "start" or (self.reference == "base" and self._starts_as_base(trainable))
 
     def keeps_base(self, trainable: Trainable) -> bool:
         """Whether the policy can be turned back into the reference at any time."""
-        return trainable.folder == "adapter" and not (self.adapter and self.reference == "start")
+        return trainable.folder == "adapter" and (self.reference != "start" or self._starts_as_base(trainable))
+
+    def _starts_as_base(self, trainable: Trainable) -> bool:
+        return trainable.starts_as_base and not self.adapter
 
 
 def asked_by(recipe: Recipe, rows: Rows) -> Asked:
@@ -244,4 +246,6 @@ def _why_not(want: Asked, trainable: Trainable) -> str:
         return f"{want.reference} as reference"
     if trainable.folder != "adapter":
         return f"method {want.method}, which moves the reference's own weights"
+    if not trainable.starts_as_base:
+        return f"method {want.method}, whose first state is not its base: training moves it"
     return "an adapter that was loaded as reference: training moves it"

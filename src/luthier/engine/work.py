@@ -71,6 +71,7 @@ class Work:
         batches: Step number -> its micro-batches; a pure function, so resuming needs no loader state.
         eval_batches: Evaluation batches, or none.
         refer: Adds what the reference model says to a forest, where trees do not carry it.
+        asked_cpu_seconds: Processor time that asking the reference took before the first step.
         folder: The run's folder.
         data: Digest of the training rows: a run is resumed on the same ones only.
         callbacks: Who watches, by name.
@@ -85,6 +86,7 @@ class Work:
     batches: Callable[[int], Sequence[Sequence[Tree]]]
     eval_batches: Sequence[Sequence[Tree]] = ()
     refer: Callable[[Forest], Forest] | None = None
+    asked_cpu_seconds: float = 0.0
     folder: Path
     data: str = ""
     callbacks: Mapping[str, Callback] = field(default_factory=dict)

@@ -20,8 +20,10 @@ from luthier.core import registry
 from luthier.core.errors import ModelError, RecipeError
 from luthier.models.tasks import head_keys, task_of
 from luthier.models.values import HEADS, value_head
+from luthier.models.virtual import EMBEDDINGS, ENCODER_FILE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
     from types import ModuleType
 
@@ -30,8 +32,11 @@ if TYPE_CHECKING:
 
     from luthier.core.trainable import Trainable
 
+    Unfold = Callable[[nn.Module, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+
 PREFIX = "base_model.model."
 CONFIGS = ("adapter_config.json", "luthier_adapter.json")  # PEFT's, and that of methods which PEFT does not have
+SHORT_PREFIX = "base_model."  # of what trains beside virtual tokens: nothing wraps the model inside PEFT's there
 # With `bias: all` PEFT writes the biases of whole modules three times; the first is the one that counts.
 _DOUBLES = re.compile(r"\.(original_module|modules_to_save)\.")
 
@@ -53,7 +58,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> Trainable:
     method = method_of(given, folder)
     own = "peft_type" not in given
     trainable: Trainable = _apply_own(method, model, given, where) if own else method.load_peft(model, given, where)
-    _fill(trainable, read_tensors(folder), where)
+    _fill(trainable, folder)
     drawn = head_keys(model) if task_of(model.config) == "CAUSAL_LM" else set()
     if lacking := sorted(drawn - trainable.parameters().keys()):
         received = f"no weights for the head of values ({lacking[0]}), and none in its base"
@@ -81,7 +86,8 @@ def head_rows(folder: Path) -> int | None:
     path = folder / "adapter_model.safetensors"
     try:
         with safe_open(path, "pt") as file:
-            heads = [name for name in file.keys() if name in {f"{PREFIX}{head}.weight" for head in HEADS}]  # noqa: SIM118 - not a dict
+            known = {f"{prefix}{head}.weight" for head in HEADS for prefix in (PREFIX, SHORT_PREFIX)}
+            heads = [name for name in file.keys() if name in known]  # noqa: SIM118 - not a dict
             return int(file.get_slice(heads[0]).get_shape()[0]) if heads else None
     except (OSError, SafetensorError):
         return None  # whoever reads the weights says what is wrong with them
@@ -138,18 +144,18 @@ def fill_adapter(trainable: Trainable, folder: Path) -> None:
         RecipeError: The recipe's settings make another function of the same tensors (r, lora_alpha, use_rslora ...).
         ModelError: Weights are missing, left over, or of another shape.
     """
-    given, saved = read_config(folder), read_tensors(folder)
+    given = read_config(folder)
     method = method_of(given, folder)
     if hasattr(method, "check_agrees"):
         method.check_agrees(trainable.model, given, str(folder))
-    if hasattr(method, "unfold"):
-        saved = method.unfold(trainable.model, saved)
-    _fill(trainable, saved, f"adapter {folder}")
+    _fill(trainable, folder, getattr(method, "unfold", None))
 
 
 @torch.no_grad()
-def _fill(trainable: Trainable, saved: dict[str, torch.Tensor], where: str) -> None:
-    parameters = trainable.parameters()
+def _fill(trainable: Trainable, folder: Path, unfold: Unfold | None = None) -> None:
+    where, parameters = f"adapter {folder}", trainable.parameters()
+    saved = _with_encoder(read_tensors(folder), folder, parameters)
+    saved = saved if unfold is None else unfold(trainable.model, saved)
     for name, parameter in parameters.items():
         if name not in saved:
             fix = "give the base and the settings it was trained with"
@@ -177,7 +183,21 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
         fix = "save it from PEFT with safe_serialization" if pickle else "download the whole folder"
         raise ModelError(f"adapter {folder}", f"{pickle}no adapter_model.safetensors", "safetensors", fix)
     try:
-        return {name.removeprefix(PREFIX): tensor for name, tensor in load_file(path).items()}
+        found = load_file(path)
+        return {name.removeprefix(PREFIX).removeprefix(SHORT_PREFIX): tensor for name, tensor in found.items()}
+    except SafetensorError as error:
+        raise ModelError(f"adapter {path}", f"cannot be read ({error})", "a whole file", "download it again") from None
+
+
+def _with_encoder(
+    saved: dict[str, torch.Tensor], folder: Path, parameters: Mapping[str, torch.nn.Parameter]
+) -> dict[str, torch.Tensor]:
+    """The encoder of virtual tokens in the place of the vectors that it gave, where the encoder is what trains."""
+    path = folder / ENCODER_FILE
+    if EMBEDDINGS not in saved or EMBEDDINGS in parameters or not path.exists():
+        return saved
+    try:
+        return {name: tensor for name, tensor in saved.items() if name != EMBEDDINGS} | load_file(path)
     except SafetensorError as error:
         raise ModelError(f"adapter {path}", f"cannot be read ({error})", "a whole file", "download it again") from None
 

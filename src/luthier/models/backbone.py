@@ -15,6 +15,7 @@ from luthier.core.errors import ModelError
 from luthier.kernels.attention import visible
 from luthier.kernels.logprob import HeadShape, linear_logprob
 from luthier.models.planted import NAME, planted
+from luthier.models.virtual import num_virtual
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,12 +89,14 @@ def _dense_mask(forest: Forest, dtype: torch.dtype) -> torch.Tensor:
 
 def _check_positions(model: PreTrainedModel, decoder: torch.nn.Module, forest: Forest) -> None:
     limit, why = _last_position(model.config.get_text_config(), decoder)
-    if limit is not None and forest.longest() > limit:
+    virtual = num_virtual(model)
+    if limit is not None and forest.longest() + virtual > limit:
+        besides = f" after {virtual} virtual ones" if virtual else ""
         raise ModelError(
             f"model {type(model).__name__}",
-            f"an example of {forest.longest()} tokens",
+            f"an example of {forest.longest()} tokens{besides}",
             f"at most {limit}: {why}",
-            f"set data.max_length to {limit} or less",
+            f"set data.max_length to {limit - virtual} or less",
         )
 
 

@@ -10,6 +10,7 @@ Shapes: B prompts of a batch, L longest of them, V vocabulary.
 from __future__ import annotations
 
 import hashlib
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,9 +20,10 @@ from luthier.core.errors import DataError, ModelError, UserError
 from luthier.models.backbone import learned_positions, serving
 from luthier.models.threads import fitting_threads
 from luthier.models.values import value_head
+from luthier.models.virtual import num_virtual
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -75,8 +77,7 @@ def generate(  # noqa: PLR0913 - the usual names, keyword only
     # Longest first: padding stays small, and what does not fit into memory fails at once.
     order = sorted(range(len(prompts)), key=lambda number: -len(encoded[number]))
     with serving(model), fitting_threads(model):
-        for first in range(0, len(order), batch_size):
-            numbers = order[first : first + batch_size]
+        for numbers in _batches(model, order, encoded, batch_size):
             draw = None
             if temperature > 0:
                 draw = Draw(temperature, top_p, [_generator(seed, number, model.device) for number in numbers])
@@ -85,6 +86,20 @@ def generate(  # noqa: PLR0913 - the usual names, keyword only
                 text = tokenizer.decode(row, skip_special_tokens=True)
                 replies[number] = text if raw else text.strip()
     return replies
+
+
+def _batches(
+    model: PreTrainedModel, order: list[int], encoded: list[list[int]], batch_size: int
+) -> Iterator[list[int]]:
+    """Numbers of prompts that are answered together.
+
+    Where windows and virtual tokens meet, they are of one length: padding stands between virtual tokens and words then,
+    and transformers' windows count it.
+    """
+    alike = num_virtual(model) > 0 and getattr(model.config.get_text_config(), "sliding_window", None) is not None
+    for _, some in groupby(order, key=lambda number: len(encoded[number]) if alike else 0):
+        numbers = list(some)
+        yield from (numbers[first : first + batch_size] for first in range(0, len(numbers), batch_size))
 
 
 def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, raw: bool = False) -> list[int]:
@@ -212,7 +227,7 @@ def _check(max_new_tokens: int, batch_size: int, temperature: float, top_p: floa
 
 def _check_positions(model: PreTrainedModel, wanted: int) -> None:
     limit = learned_positions(model.get_decoder())
-    if limit is not None and wanted > limit:
+    if limit is not None and (wanted := wanted + num_virtual(model)) > limit:
         raise ModelError(
             f"model {type(model).__name__}",
             f"{wanted} tokens of prompt and reply",

@@ -17,14 +17,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from luthier.kernels.attention import forest_attention
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    import torch
 
     from luthier.kernels.forest import Forest
 
@@ -39,10 +38,40 @@ class Seen:
     Attributes:
         forest: The batch.
         window: A token sees at most this many positions, itself included; None for all.
+        prefix: Keys and values that stand before all tokens; the forest's first segment is theirs.
     """
 
     forest: Forest
     window: int | None
+    prefix: Prefix | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """Keys and values of virtual tokens (prefix tuning): [2 layers, K key heads, n tokens, D], key, value, key ..."""
+
+    states: torch.Tensor
+
+    @property
+    def length(self) -> int:
+        """n."""
+        return self.states.shape[2]
+
+    def before(
+        self, module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """[H, T, D] and [K, T, D] of a layer with the virtual tokens in front.
+
+        A kernel knows tokens by one index for queries and keys, so virtual tokens get queries of zeros, whose outputs
+        nobody reads: n (n + 1) / 2 products more a head, and every kernel runs as it is.
+        """
+        layer: Any = getattr(module, "layer_idx", None)
+        own_key, own_value = self.states[2 * layer], self.states[2 * layer + 1]
+        if own_key.shape[::2] != key.shape[::2] or own_value.shape[::2] != value.shape[::2]:
+            kind = type(module).__name__
+            raise ValueError(f"{kind} {layer} has keys {tuple(key.shape[::2])}, its prefix {tuple(own_key.shape[::2])}")
+        query = torch.cat([query.new_zeros(query.shape[0], self.length, query.shape[2]), query], 1)
+        return query, torch.cat([own_key, key], 1), torch.cat([own_value, value], 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +100,15 @@ class Planted:
 
     Attributes:
         forest: The batch.
+        seen: What the layers are told of it: the batch, or the batch below virtual tokens (`models.virtual`).
+        prefix: Their keys and values, where they have no embeddings.
         asked: (mask function, window) of each mask, for `models.probe`.
         attended: Each call, for the count of operations.
     """
 
     def __init__(self, forest: Forest) -> None:
-        self.forest = forest
+        self.forest = self.seen = forest
+        self.prefix: Prefix | None = None
         self.asked: list[tuple[Callable[..., torch.Tensor], int | None]] = []
         self.attended: list[Attended] = []
 
@@ -95,13 +127,18 @@ def planted(forest: Forest) -> Iterator[Planted]:
         _PLANTED.reset(token)
 
 
+def planted_now() -> Planted | None:
+    """The forest that is on its way through a model, if there is one."""
+    return _PLANTED.get()
+
+
 def _mask(*_: Any, mask_function: Callable[..., torch.Tensor], local_size: int | None = None, **__: Any) -> Seen:
     """What transformers calls to make a mask; `local_size` is the window of the layers that will get it."""
     now = _PLANTED.get()
     if now is None:
         raise ValueError("attention 'luthier': no forest was planted; use luthier.models.serving(model) to generate")
     now.asked.append((mask_function, local_size))
-    return Seen(now.forest, local_size)
+    return Seen(now.seen, local_size, now.prefix)
 
 
 # Words that models pass along with every call and that say nothing about who sees whom, or with what weight.
@@ -135,6 +172,10 @@ def _interface(  # noqa: PLR0913 - transformers' own signature
     # transformers' sdpa and eager attention read the window from the mask, its flash attention from this argument.
     if sliding_window not in (None, attention_mask.window):
         raise ValueError(f"{kind} has a window of {sliding_window}, its mask one of {attention_mask.window}")
+    queries, keys, values = query[0], key[0], value[0]
+    prefix = attention_mask.prefix
+    if prefix is not None:
+        queries, keys, values = prefix.before(module, queries, keys, values)
     if (now := _PLANTED.get()) is not None:
         now.attended.append(
             Attended(
@@ -142,14 +183,14 @@ def _interface(  # noqa: PLR0913 - transformers' own signature
                 key_size=query.shape[-1],
                 value_size=value.shape[-1],
                 query_trains=query.requires_grad,
-                key_trains=key.requires_grad,
-                value_trains=value.requires_grad,
+                key_trains=keys.requires_grad,
+                value_trains=values.requires_grad,
             )
         )
     out = forest_attention(
-        query[0],
-        key[0],
-        value[0],
+        queries,
+        keys,
+        values,
         attention_mask.forest,
         scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
         sliding_window=attention_mask.window,
@@ -157,6 +198,8 @@ def _interface(  # noqa: PLR0913 - transformers' own signature
         sinks=s_aux,
         dropout=dropout,
     )
+    if prefix is not None:
+        out = out[:, prefix.length :]
     return out.transpose(0, 1)[None].contiguous(), None
 
 

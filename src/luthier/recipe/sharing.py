@@ -16,7 +16,7 @@ def why_alone(recipe: Recipe) -> str | None:
     """Why a run cannot share its base with others, or None."""
     method = registry.get("methods", recipe.method["name"])
     if not getattr(method, "SHARES_BASE", False):
-        return f"method {recipe.method['name']} trains the base itself"
+        return f"method {recipe.method['name']} {getattr(method, 'ALONE', 'trains the base itself')}"
     objective = recipe.objective["name"]
     if getattr(registry.get("objectives", objective), "TASK", "CAUSAL_LM") != "CAUSAL_LM":
         return f"objective {objective} gives the model another head"

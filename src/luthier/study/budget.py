@@ -31,11 +31,13 @@ from luthier.recipe.fingerprint import flat
 from luthier.run import train
 from luthier.study.checks import LENGTH
 from luthier.study.inputs import inputs_digest
+from luthier.study.said import Said, said
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from luthier.models.tasks import Task
     from luthier.recipe import Recipe
     from luthier.study.design import Design, Planned
     from luthier.study.sections import Budget
@@ -85,7 +87,7 @@ def fitting(budget: float, used: Callable[[int], float]) -> int:
     return steps
 
 
-def plan_steps(plan: Design, folder: Path, say: Say) -> tuple[dict[tuple[str, int], int], str]:
+def plan_steps(plan: Design, folder: Path, say: Say) -> tuple[dict[tuple[str, int], int], Said]:
     """Find the steps of each run.
 
     Args:
@@ -111,7 +113,8 @@ def plan_steps(plan: Design, folder: Path, say: Say) -> tuple[dict[tuple[str, in
     else:
         steps = _counted(plan, budget, folder, say)
     instead = [key for key in flat(plan.study.base) if key in LENGTH]
-    return steps, _sentence(budget, steps) + (f" It takes the place of the base's {instead[0]}." if instead else "")
+    line = _sentence(budget, steps)
+    return steps, said("budget_instead", budget=line, key=instead[0]) if instead else line
 
 
 def _counted(plan: Design, budget: Budget, folder: Path, say: Say) -> dict[tuple[str, int], int]:
@@ -160,7 +163,8 @@ def _rates(run: Planned, say: Say) -> dict[str, float]:
 
     say(f"{run.variant}: counting the operations of a step")
     recipe = run.resolved.recipe
-    model = load_model(recipe.model, torch.float32)
+    task: Task = getattr(registry.get("objectives", recipe.objective["name"]), "TASK", "CAUSAL_LM")
+    model = load_model(recipe.model, torch.float32, task=task)
     registry.get("methods", recipe.method["name"]).apply(model, entry_config("method", recipe.method))
     found = count_rates(model)
     return {"per_token": found.per_token, "per_scored": found.per_scored, "per_pair": found.per_pair}
@@ -213,26 +217,23 @@ class _Kept:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _sentence(budget: Budget, steps: Mapping[tuple[str, int], int]) -> str:
+def _sentence(budget: Budget, steps: Mapping[tuple[str, int], int]) -> Said:
     """Say it: `Budget: 100,000 scored tokens a run, planned as 41 to 42 steps: as many as fit`."""
-    units = {"flops": "FLOPs (counted)", "seconds": "seconds of training", "scored_tokens": "scored tokens"}
-    amount = f"{budget.amount:.4g}" if budget.kind in ("flops", "seconds") else f"{budget.amount:,.0f}"
-    unit = units.get(budget.kind, budget.kind)
-    said = f"Budget: {amount} {unit} a run"
+    number = f"{budget.amount:.4g}" if budget.kind in ("flops", "seconds") else f"{budget.amount:,.0f}"
+    amount = said(f"amount_{budget.kind}", amount=number)
     if budget.kind == "steps":
-        return f"{said}."
+        return said("budget", amount=amount)
     by_variant: dict[str, list[int]] = {}
     for (variant, _), count in steps.items():
         by_variant.setdefault(variant, []).append(count)
     spans = {name: _span(counts) for name, counts in by_variant.items()}
     if len(set(spans.values())) == 1:
-        planned = f"{next(iter(spans.values()))} steps"
+        planned = said("budget_steps", steps=next(iter(spans.values())))
     else:
-        planned = "steps: " + ", ".join(f"{name} {span}" for name, span in spans.items())
-    how = " from the time of a step, measured once for each variant" if budget.kind == "seconds" else ""
-    return f"{said}, planned{how} as {planned}: as many as fit."
+        planned = said("budget_each", parts=[said("budget_of", name=name, steps=span) for name, span in spans.items()])
+    return said("budget_timed" if budget.kind == "seconds" else "budget_planned", amount=amount, steps=planned)
 
 
 def _span(counts: list[int]) -> str:
     low, high = min(counts), max(counts)
-    return str(low) if low == high else f"{low} to {high}"
+    return str(low) if low == high else said("span", low=low, high=high)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from luthier.evaluate.significance import ALPHA
 from luthier.study.comparisons import compared
 from luthier.study.rows import plain
+from luthier.study.said import Said, as_data, said
 from luthier.study.table import interval
 
 if TYPE_CHECKING:
@@ -61,34 +62,29 @@ class Judged:
     holds: Holds
 
     @property
-    def claim(self) -> str:
+    def claim(self) -> Said:
         """The claim in words."""
-        first, second = self.difference.first, self.difference.second
-        return {
-            "better": f"{first} scores better than {second}",
-            "at_least": f"{first} scores at least as well as {second}",
-        }.get(self.kind, f"{first} and {second} score alike")
+        return said(f"claim_{self.kind}", first=self.difference.first, second=self.difference.second)
 
     @property
-    def sentence(self) -> str:
+    def sentence(self) -> Said:
         """The claim, whether it holds, and the numbers."""
         found = self.difference
         if math.isnan(found.estimate.value):
-            return f"{self.claim}: {NOT_SHOWN}, too few runs finished to compare them."
-        word = NOT_SHOWN if self.holds == NOT_SHOWN else "holds" if self.holds else "does not hold"
-        words = [interval(found.estimate, "+"), _p(found.p_holm)]
-        if found.seeds == 1:
-            words.append("one seed")
-        return f"{self.claim}: {word} (difference {', '.join(filter(None, words))}){self._besides()}."
+            return said("claim_unfinished", claim=self.claim)
+        word = "open" if self.holds == NOT_SHOWN else "holds" if self.holds else "fails"
+        numbers = [interval(found.estimate, "+"), _p(found.p_holm), said("claim_one_seed") if found.seeds == 1 else ""]
+        given = [number for number in numbers if number]
+        return said(f"claim_{word}", claim=self.claim, numbers=given, besides=self._besides())
 
     def _besides(self) -> str:
         """What a bare verdict would hide."""
         found = self.difference.estimate
         if self.kind == "no_difference" and self.holds is True:
             reach = max(abs(found.low), abs(found.high))
-            return f"; a difference of up to {reach:.3f} is not ruled out"
+            return said("claim_reach", reach=f"{reach:.3f}")
         if self.holds == NOT_SHOWN and not math.isnan(self.difference.smallest):
-            return f"; a true difference of {self.difference.smallest:.3f} would be seen in four such studies of five"
+            return said("power", value=f"{self.difference.smallest:.3f}")
         return ""
 
     def to_json(self) -> dict[str, Any]:
@@ -108,7 +104,7 @@ class Judged:
             "p_holm": plain(found.p_holm),
             "smallest": plain(found.smallest),
             "holds": self.holds,
-            "sentence": self.sentence,
+            "sentence": as_data(self.sentence),
         }
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from luthier.study.comparisons import UNSEEN
 from luthier.study.roles import condition, roles
+from luthier.study.said import Said, said
 from luthier.study.schema import BASE
 from luthier.study.table import MB, interval
 
@@ -28,12 +29,13 @@ def sentence(result: StudyResult) -> str:
     found: dict[str, list[str]] = {}
     for row in result.rows():
         if row.variant != BASE and row.verdict and row.delta:
-            found.setdefault(row.verdict, []).append(f"{row.variant} ({interval(row.delta, '+')})")
+            told = said("named", name=row.variant, number=interval(row.delta, "+"))
+            found.setdefault(row.verdict, []).append(told)
     if not found:
         return ""
-    order = ("better", "worse", UNSEEN, "error unknown")
-    parts = [f"{verdict}: {', '.join(found[verdict])}" for verdict in order if verdict in found]
-    return f"Against {against}: {'; '.join(parts)}."
+    order = {"better": "better", "worse": "worse", UNSEEN: "unseen", "error unknown": "unknown"}
+    parts = [said(f"against_{key}", names=found[verdict]) for verdict, key in order.items() if verdict in found]
+    return said("against", against=against, parts=parts)
 
 
 def _compared(result: StudyResult, pairs: list[tuple[str, str]]) -> Pairs:
@@ -42,31 +44,31 @@ def _compared(result: StudyResult, pairs: list[tuple[str, str]]) -> Pairs:
     return dict(zip(wanted, result.compared(wanted), strict=True))
 
 
-def methods(result: StudyResult, tuned_where: str = "`luthier demo --full`") -> list[str]:
+def methods(result: StudyResult, tuned_where: str = "") -> list[str]:
     """Compare LoRA, rsLoRA and full fine-tuning: the conclusion, what it cost, what it leaves open.
 
     Every outcome has its words; a part whose runs failed is left out, and said to be.
 
     Args:
         result: A study of such variants.
-        tuned_where: What measures the methods with a learning rate tuned for each.
+        tuned_where: What measures the methods with a learning rate tuned for each; by default the full demo.
     """
     known = [role for role in roles(result.design).values() if not math.isnan(result.score(role.variant).value)]
     scaled, topped = _scaled(known), _topped(result, known)
     found = _compared(result, [*scaled.values(), *([topped] if topped else [])])
     parts = [*_scaling(found, scaled), *(_full(found, known, topped) if topped else [])]
-    said = _under(result)
-    first = f"{said}, {'; '.join(parts)}." if parts else f"{said}, nothing can be compared: too few runs finished."
+    under = _under(result)
+    first = said("methods", under=under, parts=parts) if parts else said("methods_none", under=under)
     if result.failed:
-        first += f" {len(result.failed)} of {len(result.runs)} runs failed and are left out."
+        first = said("methods_failed", first=first, failed=len(result.failed), all=len(result.runs))
     return [line for line in (first, _cost(result, known), _limits(result, tuned_where)) if line]
 
 
-def _under(result: StudyResult) -> str:
+def _under(result: StudyResult) -> Said:
     """The condition, to begin a sentence with."""
-    seeds = len(result.design.study.seeds)
-    said = ", ".join(filter(None, (condition(result.design), "with one seed" if seeds == 1 else f"over {seeds} seeds")))
-    return said[:1].upper() + said[1:]
+    count = len(result.design.study.seeds)
+    seeds = said("one_seed") if count == 1 else said("several_seeds", n=count)
+    return said("under", parts=[part for part in (condition(result.design), seeds) if part])
 
 
 def _scaled(known: list[Role]) -> dict[int | None, tuple[str, str]]:
@@ -81,19 +83,16 @@ def _scaling(differences: Pairs, scaled: dict[int | None, tuple[str, str]]) -> l
     found = {r: differences[pair] for r, pair in scaled.items()}
     if not found:
         return []
-    words = {r: _word(difference, "better", "worse") for r, difference in found.items()}
-    numbers = {r: f"r={r}: {interval(difference.estimate, '+')}" for r, difference in found.items()}
-    if set(words.values()) == {"better"}:
-        return [f"rsLoRA scored better than LoRA{_everywhere(found)} ({', '.join(numbers.values())})"]
-    if set(words.values()) == {"worse"}:
-        return [f"rsLoRA scored worse than LoRA{_everywhere(found)} ({', '.join(numbers.values())})"]
-    if set(words.values()) == {UNSEEN}:
-        return [f"no difference between rsLoRA and LoRA was seen ({', '.join(numbers.values())})"]
-    return ["rsLoRA against LoRA: " + ", ".join(f"{words[r]} at {numbers[r]}" for r in found)]
-
-
-def _everywhere(found: dict[int | None, Difference]) -> str:
-    return "" if len(found) == 1 else " at every rank tried"
+    words = {r: _word(difference) for r, difference in found.items()}
+    numbers = {r: interval(difference.estimate, "+") for r, difference in found.items()}
+    if len(set(words.values())) > 1:
+        parts = [said(f"scaling_here_{words[r]}", r=str(r), number=numbers[r]) for r in found]
+        return [said("scaling_mixed", parts=parts)]
+    word = next(iter(words.values()))
+    ranked = [said("at_rank", r=str(r), number=number) for r, number in numbers.items()]
+    if word == "unseen":
+        return [said("scaling_unseen", numbers=ranked)]
+    return [said(f"scaling_{word}", everywhere="" if len(found) == 1 else said("everywhere"), numbers=ranked)]
 
 
 def _topped(result: StudyResult, known: list[Role]) -> tuple[str, str] | None:
@@ -109,17 +108,15 @@ def _full(differences: Pairs, known: list[Role], pair: tuple[str, str]) -> list[
     """Full fine-tuning against the best adapter, which was picked on the same items: a winner is a little lucky."""
     adapters = [role for role in known if role.method in ("LoRA", "rsLoRA")]
     best = next(role for role in adapters if role.variant == pair[1])
-    word = _word(differences[pair], "better", "worse")
-    picked = f"the best of {len(adapters)} adapters, {best.label}" if len(adapters) > 1 else best.label
-    lucky = "; picked on these same items, which flatters it" if len(adapters) > 1 else ""
-    numbers = f"({interval(differences[pair].estimate, '+')}{lucky})"
-    if word == UNSEEN:
-        return [f"no difference between full fine-tuning and {picked} was seen {numbers}"]
-    return [f"full fine-tuning scored {word} than {picked} {numbers}"]
+    picked = said("full_best", n=len(adapters), label=best.label) if len(adapters) > 1 else best.label
+    lucky = said("full_lucky") if len(adapters) > 1 else ""
+    number = interval(differences[pair].estimate, "+")
+    return [said(f"full_{_word(differences[pair])}", best=picked, number=number, lucky=lucky)]
 
 
-def _word(difference: Difference, better: str, worse: str) -> str:
-    return {"better": better, "worse": worse}.get(difference.verdict, UNSEEN)
+def _word(difference: Difference) -> str:
+    """`better`, `worse` or `unseen`: how the keys of sentences end."""
+    return difference.verdict if difference.verdict in ("better", "worse") else "unseen"
 
 
 def _cost(result: StudyResult, known: list[Role]) -> str:
@@ -130,35 +127,32 @@ def _cost(result: StudyResult, known: list[Role]) -> str:
         return ""
     reference = result.row(full.variant)
     chosen = list(dict.fromkeys((adapters[0], adapters[-1])))
-    parts = [f"{role.label} {_versus(result.row(role.variant), reference)}" for role in chosen]
-    once = "single timings" if len(result.design.study.seeds) == 1 else "means over the seeds"
-    return (
-        f"Cost here ({once}): full fine-tuning took {reference.seconds:.1f} s and {reference.state_bytes / MB:,.1f} "
-        f"MiB of training state; {'; '.join(parts)}."
-    )
+    parts = [_versus(role.label, result.row(role.variant), reference) for role in chosen]
+    once = said("cost_once" if len(result.design.study.seeds) == 1 else "cost_means")
+    return said("cost", once=once, seconds=f"{reference.seconds:.1f}", state=_state(reference), parts=parts)
 
 
-def _versus(row: Row, reference: Row) -> str:
+def _state(row: Row) -> str:
+    return f"{row.state_bytes / MB:,.1f}"
+
+
+def _versus(label: str, row: Row, reference: Row) -> Said:
     """Time and state beside the reference's; faster or slower only where wall-clock and processor time agree on it."""
     ratios = [row.seconds / reference.seconds, row.cpu_seconds / reference.cpu_seconds]
     if max(ratios) < 1 - NOTICEABLE:
-        pace = "was faster"
+        pace = said("pace_faster")
     else:
-        pace = "was slower" if min(ratios) > 1 + NOTICEABLE else "was not clearly faster or slower"
+        pace = said("pace_slower" if min(ratios) > 1 + NOTICEABLE else "pace_alike")
     memory = row.state_bytes / reference.state_bytes
-    need = "took less state" if memory < 1 - NOTICEABLE else "took more state"
-    need = "took about as much state" if abs(memory - 1) <= NOTICEABLE else need
-    return f"{pace} ({row.seconds:.1f} s) and {need} ({row.state_bytes / MB:,.1f} MiB)"
+    need = said("need_less" if memory < 1 - NOTICEABLE else "need_more")
+    need = said("need_alike") if abs(memory - 1) <= NOTICEABLE else need
+    return said("cost_of", label=label, pace=pace, seconds=f"{row.seconds:.1f}", need=need, state=_state(row))
 
 
-def _limits(result: StudyResult, tuned_where: str) -> str:
+def _limits(result: StudyResult, tuned_where: str) -> Said:
     seeds = result.design.study.seeds
-    count = f"One seed ({seeds[0]}) was" if len(seeds) == 1 else f"{len(seeds)} seeds were"
-    return (
-        f"{count} used, and one small base model. In our own runs the gap between LoRA and rsLoRA shrank once the "
-        "learning rate was tuned for each method, so nothing here says which is better when each is tuned "
-        f"({tuned_where} measures it)."
-    )
+    count = said("limits_one", seed=seeds[0]) if len(seeds) == 1 else said("limits_several", n=len(seeds))
+    return said("limits", count=count, where=tuned_where or said("limits_demo"))
 
 
 def rank_curve(result: StudyResult) -> str:
@@ -173,10 +167,10 @@ def rank_curve(result: StudyResult) -> str:
     parts = []
     for method, (high, low) in ends.items():
         difference = found[high.variant, low.variant]
-        word = _word(difference, "gained", "lost")
-        word = "showed no difference" if word == UNSEEN else word
-        parts.append(f"{method} {word} from r={low.r} to r={high.r} ({interval(difference.estimate, '+')})")
-    return f"{_under(result)}, {' and '.join(parts)}." if parts else ""
+        word = {"better": "gained", "worse": "lost"}.get(_word(difference), "unseen")
+        number = interval(difference.estimate, "+")
+        parts.append(said(f"ranks_{word}", method=method, low=str(low.r), high=str(high.r), number=number))
+    return said("ranks", under=_under(result), parts=parts) if parts else ""
 
 
 def rate_sweep(result: StudyResult, chosen_on: str) -> str:
@@ -195,17 +189,18 @@ def rate_sweep(result: StudyResult, chosen_on: str) -> str:
     parts = []
     for label, role in best.items():
         rates = [other.rate for other in known if other.label == label]
-        edge = ", at the edge of the rates tried" if role.rate in (min(rates), max(rates)) else ""
-        parts.append(f"{label} {interval(result.score(role.variant))} (at {role.rate:g}{edge})")
-    said = [f"With the learning rate of each method chosen on {chosen_on}: {', '.join(parts)}."] if parts else []
+        edge = said("rates_edge") if role.rate in (min(rates), max(rates)) else ""
+        number = interval(result.score(role.variant))
+        parts.append(said("rates_of", label=label, number=number, rate=f"{role.rate:g}", edge=edge))
+    lines = [said("rates", on=chosen_on, parts=parts)] if parts else []
     plain = next((role for role in best.values() if role.method == "LoRA"), None)
     stable = next((role for role in best.values() if role.method == "rsLoRA"), None)
     if plain and stable:
-        said.append(_gap(result, known, plain, stable))
-    return " ".join(said)
+        lines.append(_gap(result, known, plain, stable))
+    return said("together", sentences=lines) if lines else ""
 
 
-def _gap(result: StudyResult, known: list[Role], plain: Role, stable: Role) -> str:
+def _gap(result: StudyResult, known: list[Role], plain: Role, stable: Role) -> Said:
     """The gap between rsLoRA and LoRA when both are tuned, beside that at the rate the study's base recipe has.
 
     The reference is fixed before the runs: the widest gap of all rates would flatter the claim that it shrinks.
@@ -215,19 +210,24 @@ def _gap(result: StudyResult, known: list[Role], plain: Role, stable: Role) -> s
     tuned_pair, common_pair = (stable.variant, plain.variant), (at_base.get(stable.label), at_base.get(plain.label))
     if None in common_pair:
         tuned = result.compared([tuned_pair])[0]
-        return f"{stable.label} minus {plain.label}, each tuned: {interval(tuned.estimate, '+')}{_unseen(tuned)}."
+        number = interval(tuned.estimate, "+")
+        return said("gap_tuned", stable=stable.label, plain=plain.label, number=number, unseen=_unseen(tuned))
     pair = (str(common_pair[0]), str(common_pair[1]))
     found = _compared(result, [tuned_pair, pair])
     tuned, common = found[tuned_pair], found[pair]
-    change = "shrinks" if abs(tuned.estimate.value) < abs(common.estimate.value) else "does not shrink"
-    return (
-        f"The gap between {stable.label} and {plain.label} {change}: {interval(common.estimate, '+')} at the same rate "
-        f"of {rate:g}, {interval(tuned.estimate, '+')} when each is tuned{_unseen(tuned)}."
+    return said(
+        "gap_shrinks" if abs(tuned.estimate.value) < abs(common.estimate.value) else "gap_stays",
+        stable=stable.label,
+        plain=plain.label,
+        common=interval(common.estimate, "+"),
+        rate=f"{rate:g}",
+        tuned=interval(tuned.estimate, "+"),
+        unseen=_unseen(tuned),
     )
 
 
 def _unseen(difference: Difference) -> str:
-    return f", {UNSEEN}" if difference.verdict == UNSEEN else ""
+    return said("gap_unseen") if difference.verdict == UNSEEN else ""
 
 
 def data_curve(result: StudyResult) -> str:
@@ -238,9 +238,11 @@ def data_curve(result: StudyResult) -> str:
         return ""
     low, high = done[0], done[-1]
     difference = result.compared([(high.variant, low.variant)])[0]
-    word = _word(difference, "more examples helped", "more examples hurt")
-    losses = f"{result.row(low.variant).loss:.3f} to {result.row(high.variant).loss:.3f}"
-    return (
-        f"From {low.place} to {high.place} examples in the same number of steps: {word} "
-        f"({interval(difference.estimate, '+')}), while the training loss went from {losses}."
+    return said(
+        f"data_{_word(difference)}",
+        low=str(low.place),
+        high=str(high.place),
+        number=interval(difference.estimate, "+"),
+        first=f"{result.row(low.variant).loss:.3f}",
+        last=f"{result.row(high.variant).loss:.3f}",
     )

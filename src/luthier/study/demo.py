@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.study.conclude import data_curve, methods, rank_curve, rate_sweep
 from luthier.study.report import costs, list_of, table, write_report, write_whole
 from luthier.study.runner import compare
+from luthier.study.said import as_data, said
 from luthier.study.schema import BASE
 from luthier.study.table import captions, machine_line
 
@@ -90,7 +91,7 @@ def run_demo(
     words = [*_words(folder, [seed] if seed is not None else None, items), *overrides]
     result = compare(shipped("demo"), words, overwrite=overwrite, say=say, callbacks=callbacks)
     part = Part(name="demo", result=result, conclusion=tuple(methods(result)))
-    write_report(result, "\n\n".join(part.conclusion))
+    write_report(result, part.conclusion)
     return part
 
 
@@ -117,7 +118,7 @@ def run_full(
         words = [*_words(folder / name, seeds, items), *overrides]
         result = compare(shipped(name), words, overwrite=overwrite, say=say, callbacks=callbacks)
         parts.append(Part(name=name, result=result, conclusion=tuple(line for line in _said(name, result) if line)))
-        write_report(result, "\n\n".join(parts[-1].conclusion))
+        write_report(result, parts[-1].conclusion)
     _write_all(folder, parts)
     return parts
 
@@ -158,7 +159,7 @@ def _words(folder: Path | None, seeds: list[int] | None, items: int | None) -> l
 
 def _said(name: str, result: StudyResult) -> list[str]:
     if name == "rank":
-        return [rank_curve(result), *methods(result, tuned_where="the part on learning rates")]
+        return [rank_curve(result), *methods(result, tuned_where=said("limits_rates"))]
     if name == "rate":
         return [rate_sweep(result, chosen_on=list(result.suites)[-1])]
     return [data_curve(result)]
@@ -179,4 +180,4 @@ def _write_all(folder: Path, parts: list[Part]) -> None:
 
 def to_json(part: Part) -> dict[str, Any]:
     """A part as plain data: the study's result with its conclusion."""
-    return {"name": part.name, "conclusion": list(part.conclusion), **part.result.to_json()}
+    return {"name": part.name, "conclusion": [as_data(line) for line in part.conclusion], **part.result.to_json()}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.errors import RecipeError
 from luthier.recipe import Resolved, load_recipe
 from luthier.recipe.fingerprint import flat
+from luthier.study.said import Said, said
 from luthier.study.schema import START, words_of
 
 if TYPE_CHECKING:
@@ -63,15 +64,15 @@ class Design:
     tuned: Mapping[str, Tuned] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def uncontrolled(self) -> list[str]:
+    def uncontrolled(self) -> list[Said]:
         """What besides the methods differs: empty if all variants of a seed see the same examples in the same order."""
         kinds = {
             "examples": [key for key in self.differing if key.startswith(_ORDER)],
             # a budget holds the amount equal, in its own unit, by different numbers of steps
-            "amount of training": [] if self.study.budget else [k for k in self.differing if k.startswith(_LENGTH)],
-            "base model": [key for key in self.differing if key.startswith("model.")],
+            "amount": [] if self.study.budget else [k for k in self.differing if k.startswith(_LENGTH)],
+            "model": [key for key in self.differing if key.startswith("model.")],
         }
-        return [f"{what} ({', '.join(keys)})" for what, keys in kinds.items() if keys]
+        return [said(f"differs_{what}", recipe_keys=keys) for what, keys in kinds.items() if keys]
 
     def common(self, key: str) -> Any:
         """The value of a recipe key that all variants which have it share, or None."""

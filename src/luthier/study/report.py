@@ -25,7 +25,7 @@ from luthier.study.table import (
 from luthier.study.tree import tree
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from luthier.study.results import StudyResult
@@ -38,12 +38,12 @@ _COLUMNS = (
 ).split()
 
 
-def write_report(result: StudyResult, conclusion: str = "") -> None:
+def write_report(result: StudyResult, conclusion: Sequence[str] = ()) -> None:
     """Write all files; each is there whole or as it was before.
 
     Args:
         result: What to write.
-        conclusion: What stands above the table, a paragraph a conclusion.
+        conclusion: What stands above the table, a paragraph each.
     """
     whole = tree(result, conclusion)
     write_whole(result.folder / "study.json", json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -53,9 +53,9 @@ def write_report(result: StudyResult, conclusion: str = "") -> None:
     write_whole(result.folder / "report.md", markdown(result, conclusion))
 
 
-def markdown(result: StudyResult, conclusion: str = "") -> str:
+def markdown(result: StudyResult, conclusion: Sequence[str] = ()) -> str:
     """The report: conclusion, claims, tables, captions, what differs, categories, failures."""
-    parts = [f"# {result.design.study.title}", conclusion]
+    parts = [f"# {result.design.study.title}", *conclusion]
     if claims := judged(result):
         parts += ["## Claims", list_of(claim.sentence for claim in claims), "## Scores"]
     parts += [table(result), PICTURE, costs(result), list_of(captions(result)), f"{machine_line(result)}."]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from luthier.study.comparisons import UNKNOWN, Difference, compared, scores
 from luthier.study.rows import Row, rows
+from luthier.study.said import Said, said
 from luthier.study.schema import BASE
 
 if TYPE_CHECKING:
@@ -135,30 +136,23 @@ class StudyResult:
         found: Found = self._memory[key]
         return found
 
-    def controlled(self) -> str:
+    def controlled(self) -> Said:
         """Whether all variants of a seed saw the same examples in the same order, in one sentence."""
         differs = self.design.uncontrolled()
         if differs:
-            return f"Not controlled: variants also differ in {'; '.join(differs)}."
+            return said("differs", parts=differs)
         amounts: dict[Any, set[Any]] = {}
         for run in self.runs:
             if run.variant != BASE and not run.error:
                 amounts.setdefault(run.seed, set()).add((run.summary.get("tokens"), run.summary.get("scored_tokens")))
         if not amounts:
-            return "Not controlled: no run has finished."
+            return said("unfinished")
         budget = self.design.study.budget
         if budget and any(len(found) > 1 for found in amounts.values()):
-            unit = budget.kind.replace("_", " ")
-            return (
-                "Controlled: all variants of a seed saw the same examples in the same order, each until its budget of "
-                f"{unit} was used; how many tokens that is differs."
-            )
+            return said("same_until", unit=said(f"of_{budget.kind}"))
         if any(len(found) > 1 for found in amounts.values()):
-            return "Not controlled: same examples asked for, but the runs trained on different numbers of tokens."
-        return (
-            "Controlled: all variants of a seed saw the same examples in the same order "
-            "(checked: same data, batch and step keys, same seed, same number of trained tokens)."
-        )
+            return said("other_amounts")
+        return said("same")
 
     def to_json(self) -> dict[str, Any]:
         """Everything `luthier compare --json` prints, and study.json holds."""

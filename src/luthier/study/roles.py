@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.recipe.fingerprint import flat
 from luthier.study.rows import plain
+from luthier.study.said import said
 from luthier.study.schema import BASE
 
 if TYPE_CHECKING:
@@ -76,14 +77,15 @@ def condition(plan: Design) -> str:
     """`at the same alpha (16) and learning rate (0.001)`, or which of the two differ besides the study's axis."""
     alpha, rate = plan.common("method.lora_alpha"), plan.common("optim.learning_rate")
     has_alpha = any("lora_alpha" in run.resolved.recipe.method for run in plan.runs)
-    same = [f"alpha ({alpha:g})"] if alpha is not None else []
-    same += [f"learning rate ({rate:g})"] if rate is not None else []
-    differ = (["alpha"] if has_alpha and alpha is None else []) + (
-        ["learning rate"] if rate is None and plan.study.axis != "optim.learning_rate" else []
-    )
-    words = [f"at the same {' and '.join(same)}"] if same else []
-    words += [f"with another {' and '.join(differ)} for each variant"] if differ else []
-    return " but ".join(words)
+    same = [said("alpha", value=f"{alpha:g}")] if alpha is not None else []
+    same += [said("rate", value=f"{rate:g}")] if rate is not None else []
+    other = [said("another_alpha")] if has_alpha and alpha is None else []
+    other += [said("another_rate")] if rate is None and plan.study.axis != "optim.learning_rate" else []
+    if same and other:
+        return said("condition_both", same=same, other=other)
+    if same:
+        return said("condition_same", same=same)
+    return said("condition_other", other=other) if other else ""
 
 
 def picture(result: StudyResult) -> dict[str, Any]:

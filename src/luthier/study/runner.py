@@ -120,12 +120,12 @@ def _run(work: Work, say: Callable[[str], None], lock: int | None, on: str) -> S
             _all(work, workers, runs, say)
     except (Interrupted, KeyboardInterrupt):
         if runs:
-            write_report(partial_result := _result(work, runs), sentence(partial_result))
+            write_report(partial_result := _result(work, runs), [sentence(partial_result)])
         finished = sum(not run.error for run in runs if run.variant != BASE)
         kept = f"{finished} of {len(plans)} runs are done and kept"
         raise Interrupted(str(work.folder), "stopped", kept, "the same command goes on") from None
     result = _result(work, runs)
-    write_report(result, sentence(result))
+    write_report(result, [sentence(result)])
     return result
 
 

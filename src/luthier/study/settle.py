@@ -49,9 +49,9 @@ def settle(
     plan = design(study, tuned)
     notes = sentences(study, tuned)
     if study.budget:
-        steps, said = plan_steps(plan, Path(study.output_dir), say)
+        steps, line = plan_steps(plan, Path(study.output_dir), say)
         plan = design(study, tuned, steps)
-        notes.insert(0, said)
+        notes.insert(0, line)
     return replace(plan, notes=tuple(notes))
 
 

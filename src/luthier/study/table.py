@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.evaluate.significance import ALPHA
 from luthier.study.comparisons import UNSEEN
+from luthier.study.said import Said, said
 from luthier.study.schema import BASE
 
 if TYPE_CHECKING:
@@ -128,57 +129,36 @@ def large(value: float) -> str:
 
 def captions(result: StudyResult) -> list[str]:
     """What a reader must know to read the tables rightly: one sentence each."""
-    items = result.suites[result.suite]
-    what = "exact match" if result.suite.startswith("embedded") else "the suite's checks"
-    said = [
-        f"Score: share of right answers in {result.suite} ({items} items, {what}), greedy replies; in brackets the "
-        "95 % bootstrap interval."
-    ]
-    said += [_of_seeds(result), *_of_groups(result), _of_verdicts(result), *_of_contrasts(result)]
-    said += _of_extremes(result)
-    said.append(result.controlled())
-    said += result.design.notes
-    gained = " s/point: seconds for each 0.01 of score gained over base." if _has(result, "cost_per_point") else ""
-    said.append(
-        "Trained loss: mean of the last 20 logged steps. Seconds and tokens/s: training steps alone. State: weights, "
-        "gradients and optimiser state, counted. Peak: the whole process (or the GPU) while training; a process does "
-        "several runs, and caches that the first ones fill stay, so compare small models by their state." + gained
-    )
+    check = said("score_exact" if result.suite.startswith("embedded") else "score_checks")
+    lines: list[str] = [said("score", suite=result.suite, items=result.suites[result.suite], check=check)]
+    lines += [_of_seeds(result), *_of_groups(result), _of_verdicts(result), *_of_contrasts(result)]
+    lines += _of_extremes(result)
+    lines.append(result.controlled())
+    lines += result.design.notes
+    lines.append(said("costs", gained=said("costs_gained") if _has(result, "cost_per_point") else ""))
     most = max((run.summary.get("runs_at_a_time", 1) for run in result.runs), default=1)
     if most > 1:
-        said.append(
-            f"Up to {most} runs went on at a time, so seconds and tokens/s hold what they took from each other."
-        )
-    return said
+        lines.append(said("at_a_time", n=most))
+    return lines
 
 
-def _of_seeds(result: StudyResult) -> str:
-    seeds = result.design.study.seeds
-    names = ", ".join(map(str, seeds))
+def _of_seeds(result: StudyResult) -> Said:
+    seeds = list(map(str, result.design.study.seeds))
     if len(seeds) == 1:
-        return (
-            f"One seed ({names}): every interval and p is over the items alone and leaves out how much another seed "
-            "would change the result; give three seeds or more, such as seeds: [0, 1, 2, 3, 4], to measure it."
-        )
-    rough = "; from two seeds that is rough, and intervals may well be too narrow" if len(seeds) == 2 else ""
-    return f"{len(seeds)} seeds ({names}): every interval and p allows for other items and other seeds{rough}."
+        return said("seeds_one", seed=seeds[0])
+    return said("seeds_several", n=len(seeds), seeds=seeds, rough=said("seeds_rough") if len(seeds) == 2 else "")
 
 
-def _of_groups(result: StudyResult) -> list[str]:
+def _of_groups(result: StudyResult) -> list[Said]:
     numbers = result.groups(result.suite)
-    if numbers is None:
-        return []
-    return [f"Items that share a group are one unit: {numbers.max() + 1} units of {len(numbers)} items."]
+    return [] if numbers is None else [said("groups", units=int(numbers.max()) + 1, items=len(numbers))]
 
 
-def _of_verdicts(result: StudyResult) -> str:
+def _of_verdicts(result: StudyResult) -> Said:
     """What the verdicts mean, and what they could have shown."""
     count = sum(bool(row.verdict) for row in result.rows())
-    over = f" after Holm's correction over the {count} comparisons of the table" if count > 1 else ""
-    return (
-        f"Δ is paired item by item; `better` and `worse` mean p ≤ {ALPHA:.2f}{over}. `{UNSEEN}` is not a proof that "
-        f"there is none{_of_power(result)}."
-    )
+    over = said("verdicts_over", n=count) if count > 1 else ""
+    return said("verdicts", alpha=f"{ALPHA:.2f}", over=over, power=_of_power(result))
 
 
 def _of_power(result: StudyResult) -> str:
@@ -187,34 +167,29 @@ def _of_power(result: StudyResult) -> str:
     if not found:
         return ""
     least, most = min(found, key=found.__getitem__), max(found, key=found.__getitem__)
-    often = "would be seen in four such studies of five"
     if found[most] <= ALIKE * found[least]:
-        return f"; a true difference of {found[most]:.3f} {often}"
-    return f"; a true difference of {found[least]:.3f} ({least}) to {found[most]:.3f} ({most}) {often}"
+        return said("power", value=f"{found[most]:.3f}")
+    ends = {"least": f"{found[least]:.3f}", "most": f"{found[most]:.3f}"}
+    return said("power_range", **ends, least_of=least, most_of=most)
 
 
-def _of_contrasts(result: StudyResult) -> list[str]:
+def _of_contrasts(result: StudyResult) -> list[Said]:
     """An interval is of one comparison, a verdict of all: where the two seem to disagree, say which one decides."""
     odd = [
         row.variant
         for row in result.rows()
         if row.delta and row.verdict == UNSEEN and not row.delta.low <= 0.0 <= row.delta.high
     ]
-    if not odd:
-        return []
-    return [f"{', '.join(odd)}: the interval is for this comparison alone and leaves out 0; the corrected p decides."]
+    return [said("contrasts", names=odd)] if odd else []
 
 
-def _of_extremes(result: StudyResult) -> list[str]:
+def _of_extremes(result: StudyResult) -> list[Said]:
     """All wrong or all right is no certainty: the interval is then the exact bound of one share."""
-    said = []
-    for value, words in ((0.0, "no reply right"), (1.0, "every reply right")):
-        if found := [row.variant for row in result.rows() if row.score.value == value]:
-            said.append(
-                f"{', '.join(found)}: {words}, so nothing can be resampled; the interval is the binomial bound, "
-                "1 - 0.05^(1/items)."
-            )
-    return said
+    names = {
+        key: [row.variant for row in result.rows() if row.score.value == value]
+        for key, value in (("none_right", 0.0), ("all_right", 1.0))
+    }
+    return [said(key, names=found) for key, found in names.items() if found]
 
 
 def smallest(result: StudyResult, suite: str) -> float:

@@ -10,18 +10,21 @@ from luthier.study.claims import judged
 from luthier.study.conclude import sentence
 from luthier.study.roles import picture
 from luthier.study.rows import plain
+from luthier.study.said import as_data
 from luthier.study.table import captions, smallest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from luthier.study.results import StudyResult
 
 
-def tree(result: StudyResult, conclusion: str = "") -> dict[str, Any]:
-    """Everything; what is unknown is null, never left out.
+def tree(result: StudyResult, conclusion: Sequence[str] = ()) -> dict[str, Any]:
+    """Everything; what is unknown is null, never left out. Sentences are `{key, values, text}`.
 
     Args:
         result: A study.
-        conclusion: What is said of it; by default which variants were better or worse than the baseline.
+        conclusion: What is said of it, line by line; by default which variants were better or worse than the baseline.
     """
     study = result.design.study
     changes = forgetting(result)
@@ -31,9 +34,9 @@ def tree(result: StudyResult, conclusion: str = "") -> dict[str, Any]:
         "suites": dict(result.suites),
         "seeds": list(study.seeds),
         "baseline": study.against,
-        "controlled": result.controlled(),
+        "controlled": as_data(result.controlled()),
         "differing": result.design.differing,
-        "verdict": [line for line in (conclusion or sentence(result)).split("\n\n") if line],
+        "verdict": [as_data(line) for line in conclusion or (sentence(result),) if line],
         "picture": picture(result),
         "rows": {suite: [row.to_json() for row in result.rows(suite)] for suite in result.suites},
         "categories": categories_json(result),
@@ -42,6 +45,6 @@ def tree(result: StudyResult, conclusion: str = "") -> dict[str, Any]:
         },
         "claims": [claim.to_json() for claim in judged(result)],
         "smallest": {suite: plain(smallest(result, suite)) for suite in result.suites},
-        "notes": captions(result),
+        "notes": [as_data(line) for line in captions(result)],
         "runs": [run.to_json(result.suite) for run in result.runs],
     }

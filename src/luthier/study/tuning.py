@@ -16,6 +16,7 @@ from luthier.core.errors import RunFailed
 from luthier.engine.folder import write_json
 from luthier.study.axes import grid
 from luthier.study.design import Tuned
+from luthier.study.said import Said, said
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -78,20 +79,18 @@ def choose(study: Study, result: StudyResult) -> dict[str, Tuned]:
     return chosen
 
 
-def sentences(study: Study, tuned: Mapping[str, Tuned]) -> list[str]:
+def sentences(study: Study, tuned: Mapping[str, Tuned]) -> list[Said]:
     """What was chosen, for the report, the ends of the grid included."""
     tune = study.tune
     if tune is None or not tuned:
         return []
-    seeds = ", ".join(map(str, tune.seeds))
     parts, edges = [], []
     for name, found in tuned.items():
-        parts.append(f"{name} {', '.join(f'{key} = {_written(value)}' for key, value in found.values.items())}")
-        edges += [f"{name} ({key}: the {side} tried)" for key, side in found.edge.items()]
-    said = [f"Tuned on {tune.on} (seed {seeds}), which is not reported: {'; '.join(parts)}."]
-    if edges:
-        said.append(f"At the edge of what was tried, so a better value may lie beyond it: {', '.join(edges)}.")
-    return said
+        pairs = [f"{key} = {_written(value)}" for key, value in found.values.items()]
+        parts.append(said("tuned_to", name=name, pairs=pairs))
+        edges += [said(f"edge_{side}", name=name, key=key) for key, side in found.edge.items()]
+    lines = [said("tuned", on=tune.on, seeds=list(map(str, tune.seeds)), parts=parts)]
+    return [*lines, said("tuned_edges", parts=edges)] if edges else lines
 
 
 def tune_with(study: Study, run: Callable[[Study], StudyResult]) -> dict[str, Tuned]:

@@ -19,6 +19,7 @@ from luthier.web.runs import Seen, read_json, read_run, read_yaml
 _NAMES = {"lora": "LoRA", "full": "full", "bitfit": "BitFit", "ia3": "(IA)³", "adapter": "adapters"}
 KINDS = 6  # groups that can be told apart by colour and shape
 _NOT_COMPARED = ("seed", "output_dir")
+Line = str | dict[str, Any]  # a sentence of study.json: {key, values, text}; a bare text of older ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class Found:
         suites: Suite -> items; the first one is what the table is about.
         seeds: As asked for.
         baseline: What differences are taken against; "" for a run alone.
-        controlled: What was held equal, in a sentence.
+        controlled: What was held equal, in a sentence; empty where nothing is said.
         said: The conclusion in the study's own sentences.
         differing: Recipe key -> variant -> value.
         rows: Suite -> rows of the table.
@@ -53,15 +54,15 @@ class Found:
     suites: dict[str, int] = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
     baseline: str = ""
-    controlled: str = ""
-    said: tuple[str, ...] = ()
+    controlled: tuple[Line, ...] = ()
+    said: tuple[Line, ...] = ()
     differing: dict[str, dict[str, Any]] = field(default_factory=dict)
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     categories: dict[str, dict[str, dict[str, dict[str, Any]]]] = field(default_factory=dict)
     forgetting: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     claims: list[dict[str, Any]] = field(default_factory=list)
     smallest: dict[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[Line, ...] = ()
     runs: tuple[Seen, ...] = ()
     early: tuple[Seen, ...] = ()
 
@@ -144,7 +145,6 @@ def _filled(
     variants = list(dict.fromkeys(run.variant for run in runs))
     first = next((variant for variant in variants if variant != BASE), BASE)
     baseline = str(told.get("baseline") or plan.get("baseline") or first)
-    said = told.get("verdict") or told.get("conclusion") or ()
     rows = {suite: list((told.get("rows") or {}).get(suite) or rows_of(runs, suite, baseline)) for suite in suites}
     made = {suite: (told.get("categories") or {}).get(suite) or categories_of(runs, suite) for suite in suites}
     main = next(iter(suites), "")
@@ -158,18 +158,24 @@ def _filled(
             told.get("seeds") or plan.get("seeds") or sorted({run.seed for run in runs if run.seed is not None})
         ),
         baseline=baseline,
-        controlled=str(told.get("controlled") or ""),
-        said=(said,) if isinstance(said, str) else tuple(map(str, said)),
+        controlled=_lines(told.get("controlled")),
+        said=_lines(told.get("verdict") or told.get("conclusion")),
         differing=told.get("differing") or _differing(runs),
         rows=rows,
         categories={suite: found for suite, found in made.items() if found},
         forgetting=told.get("forgetting") or forgetting_of(runs, main),
         claims=[claim for claim in told.get("claims") or () if isinstance(claim, dict)],
         smallest=told.get("smallest") or {},
-        notes=tuple(map(str, told.get("notes") or told.get("method_notes") or ())),
+        notes=_lines(told.get("notes") or told.get("method_notes")),
         runs=runs,
         early=_early(folder),
     )
+
+
+def _lines(given: Any) -> tuple[Line, ...]:
+    """Sentences, one or several."""
+    several = given if isinstance(given, list) else [given] if given else []
+    return tuple(line if isinstance(line, dict) else str(line) for line in several)
 
 
 def _early(folder: Path) -> tuple[Seen, ...]:

@@ -3,6 +3,7 @@
 
     tag("td", value, class_="n")      a text is escaped, a Markup stands as it is
     both("yes")                       <span lang="en" class="en">yes</span><span lang="zh" class="zh">是</span>
+    told(entry)                       the same of a sentence of the study
 
 The page holds both languages, and a style shows one of them: switching needs no script.
 """
@@ -13,9 +14,13 @@ import json
 from functools import cache
 from html import escape
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-LANGUAGES = ("en", "zh")
+from luthier.study.said import LANGUAGES, in_language
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 _EMPTY = {"input", "meta", "link", "br", "circle", "line", "path", "polygon", "rect", "polyline"}
 
 
@@ -96,17 +101,37 @@ def both_svg(key: str, /, **values: Any) -> Markup:
     return joined(*(_spoken("tspan", code, dictionary(code)[key].format(**put)) for code in LANGUAGES))
 
 
+def told(entry: str | Mapping[str, Any]) -> Markup:
+    """A sentence that a study wrote, in both languages; what has no key, or one unknown here, stays as it is written.
+
+    Args:
+        entry: `{key, values, text}` as in study.json, or a text.
+    """
+    if isinstance(entry, str):
+        return foreign(entry)
+    try:
+        texts = {code: in_language(entry, code) for code in LANGUAGES}
+    except (KeyError, TypeError, AttributeError):  # of another version of Luthier, or changed by hand
+        return foreign(str(entry.get("text", "")))
+    return joined(*(_spoken("span", code, joined(*_coded(text))) for code, text in texts.items()))
+
+
 def foreign(text: str) -> Markup:
-    """A text that exists in English only: the words of the study itself. What stands in `backticks` is code.
+    """A text that exists in one language: of an error, or of an older study. What stands in `backticks` is code.
 
     Example:
         >>> foreign("use `a < b`")
         '<span lang="en">use <code>a &lt; b</code></span>'
     """
+    return tag("span", *_coded(text), lang="en")
+
+
+def _coded(text: str) -> list[str]:
+    """A text with what stands in backticks as code."""
     parts = text.split("`")
     if len(parts) % 2 == 0:  # one is left over: an apostrophe, or half a text
-        return tag("span", text, lang="en")
-    return tag("span", [tag("code", part) if n % 2 else part for n, part in enumerate(parts)], lang="en")
+        return [text]
+    return [tag("code", part) if n % 2 else part for n, part in enumerate(parts)]
 
 
 def _spoken(name: str, language: str, words: str) -> Markup:

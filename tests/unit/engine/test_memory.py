@@ -80,6 +80,13 @@ def test_a_whole_run_says_so(recipe, monkeypatch):
     assert result.model.is_gradient_checkpointing
 
 
+def test_ranks_on_a_processor_share_what_is_free(recipe, trainable, monkeypatch):
+    needed = memory.need(trainable, Optim(), 4096, 2)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: int(needed.total / 0.9) + 1024)
+    for ranks, on in ((1, False), (2, True)):
+        assert memory.fit_memory(recipe("auto").recipe, trainable, 4096, lambda _: None, ranks=ranks) is on
+
+
 def test_states(tiny_llama):
     model = load_model(Model(model_name_or_path=str(tiny_llama)), torch.bfloat16)
     trainable = full.apply(model, full.Config())

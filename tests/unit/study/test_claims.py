@@ -140,7 +140,7 @@ def test_the_report_prints_every_claim_also_those_that_do_not_hold(judge):
     tree = json.loads(json.dumps(result.to_json(), allow_nan=False))
     assert [claim["holds"] for claim in tree["claims"]] == [True, False]
     assert tree["claims"][0]["delta_low"] > 0
-    assert tree["claims"][0]["sentence"] in text
+    assert tree["claims"][0]["sentence"]["text"] in text
 
 
 def test_a_study_without_claims_has_none(made_up):

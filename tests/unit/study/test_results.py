@@ -103,7 +103,7 @@ def test_control_is_checked_by_tokens_too(made_up):
 
 
 def test_the_report_has_all_parts(made_up):
-    text = markdown(made_up(SHARES), "So it is.")
+    text = markdown(made_up(SHARES), ["So it is."])
     for part in ("# Made up", "So it is.", "<!-- picture -->", "## What differs", "`method.r`", "## By category"):
         assert part in text
     assert "| math | 200 | 0.00 [0.00, 0.01] | 0.30 [0.23, 0.37] |" in text
@@ -153,7 +153,7 @@ def test_json_has_no_nan(made_up):
     assert row["cost_per_point"] == pytest.approx(10 / 50)
     assert row["flops"] is None  # of a run that did not count them: null, not left out
     assert again["rows"]["embedded"][4]["score"] is None  # failed
-    assert again["verdict"][0].startswith("Against lora-r16: better: rslora-r16 (+0.200 [")
+    assert again["verdict"][0]["text"].startswith("Against lora-r16: better: rslora-r16 (+0.200 [")
     assert again["claims"] == []
     trained = [row["smallest"] for row in again["rows"]["embedded"] if row["variant"] != "base" and row["smallest"]]
     assert again["smallest"]["embedded"] == max(trained)

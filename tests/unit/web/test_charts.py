@@ -145,3 +145,10 @@ def test_thinning_keeps_mean_and_ends():
     assert (few[0], few[-1]) == (points[0], points[-1])
     inner = [y for _, y in points[1:-1]]
     assert sum(y for _, y in few[1:-1]) / 98 == pytest.approx(sum(inner) / len(inner), abs=0.01)
+
+
+@pytest.mark.parametrize(("may_log", "labels"), [(True, {"0.02", "0.05", "0.1"}), (False, {"0.2", "0.4", "0.6"})])
+def test_a_share_is_never_drawn_on_a_logarithmic_axis(may_log, labels):
+    curve = Curve(name="a", kind="g0", dash=0, runs=[[(n, 0.02 * n) for n in range(1, 50)]])
+    drawn = draw_curves([curve], width=900, x_text="x", y_text="y", labelled="id", may_log=may_log)
+    assert labels <= {node.text for node in ElementTree.fromstring(drawn).iter("text")}

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from luthier.core.errors import RunFailed
+from luthier.web.forms import ends
 from luthier.web.gather import gather
 from luthier.web.markup import asset
 from luthier.web.page import page_of, parts_of, write_page
@@ -137,6 +138,50 @@ def test_claims_are_told_in_both_languages(study):
     assert "something new" in said
     assert "? not shown未能证实" in said
     assert "< 0.001" in said.replace("&lt;", "<")
+
+
+def test_every_interval_of_a_category_is_read_not_pointed_at(study):
+    """WCAG 2.1.1: what a title attribute holds is reached by a pointer alone."""
+    parts = parts_of(gather(study))
+    cells = gather(study).categories["mine"]
+    for variant, cell in cells["math"].items():
+        assert f">{ends(cell['low'], cell['high'], 2)}</span>" in parts["categories"], variant
+    changes = [change for found in gather(study).forgetting.values() for change in found.values()]
+    assert len(changes) == 8
+    for change in changes:
+        assert f">{ends(change['low'], change['high'], 2, sign=True)}</span>" in parts["forgetting"]
+    assert parts["categories"].count('class="ends"') == sum(map(len, cells.values())) == 10
+    assert "title=" not in parts["categories"] + parts["forgetting"]
+
+
+def test_rewards_have_curves_where_runs_log_them(tmp_path, run_folder):
+    runs = tmp_path / "s" / "runs"
+    run_folder(runs / "dpo" / "seed-0", judged=True)
+    run_folder(runs / "sft" / "seed-0")
+    section = parts_of(gather(tmp_path / "s"), live=True)["curves"]
+    page = Read(section)
+    figures = [a["id"] for a in page.all("figcaption")]
+    assert figures == [
+        f"fig-curves-{axis}"
+        for what in ("loss", "margins", "accuracies")
+        for axis in (f"step-{what}", f"tokens-{what}", f"seconds-{what}", f"step-eval_{what}")
+    ]
+    said = re.sub(r"<[^>]+>", "", section)
+    assert "Reward margin奖励差" in said
+    left_out = "Variants that have no line yet, or no room: 1."
+    assert [left_out in part for part in section.split("<figure>")[1:]] == [False] * 3 + [True] * 9
+    margins = section.split('id="table-curves-step-margins"')[1].split("</table>")[0]
+    assert "−0.700" in margins
+    assert "+2.000" not in margins
+    assert "2.000" in margins
+    held_out = section.split('id="table-curves-step-eval_accuracies"')[1].split("</table>")[0]
+    assert "0.750" in held_out
+
+
+def test_without_rewards_there_is_the_loss_alone(study):
+    section = parts_of(gather(study))["curves"]
+    assert "<h3>" not in section
+    assert "margins" not in section
 
 
 def test_headings_go_down_one_at_a_time(text):

@@ -36,7 +36,9 @@ class Curve:
     runs: Sequence[Line]
 
 
-def draw_curves(curves: Sequence[Curve], *, width: int, x_text: Any, y_text: Any, labelled: str) -> Markup:
+def draw_curves(
+    curves: Sequence[Curve], *, width: int, x_text: Any, y_text: Any, labelled: str, may_log: bool = True
+) -> Markup:
     """Draw them.
 
     Args:
@@ -45,6 +47,7 @@ def draw_curves(curves: Sequence[Curve], *, width: int, x_text: Any, y_text: Any
         x_text: What the horizontal axis is.
         y_text: What the vertical axis is.
         labelled: The id of the element that says what it shows.
+        may_log: Whether a wide range may be drawn on a logarithmic axis: not for shares, nor for what may be negative.
     """
     height = max(400 if width > 500 else 340, 110 + _LABEL * len(curves))
     thin = [thinned(run, POINTS) for curve in curves for run in curve.runs]
@@ -52,7 +55,7 @@ def draw_curves(curves: Sequence[Curve], *, width: int, x_text: Any, y_text: Any
     # Single steps of small batches jump far: the highest and lowest hundredth of them do not set the scale.
     jumps = sorted(y for points in thin for _, y in points)
     values = [y for points in means for _, y in points] + jumps[len(jumps) // 100 : len(jumps) - len(jumps) // 100]
-    log = min(values) > 0 and max(values) / min(values) > _LOG
+    log = may_log and min(values) > 0 and max(values) / min(values) > _LOG
     low, high = padded(values, log=log, share=0.04)
     names = [_cut(curve.name, 22 if width > 500 else 13) for curve in curves]
     room = max(width_of(name) for name in names) + 34

@@ -38,8 +38,8 @@ def _shaded(entry: dict[str, Any] | None) -> Markup:
     if not known(value) or entry is None:
         return tag("td", DASH, class_="heat")
     share = min(max(float(value or 0), 0.0), 1.0)
-    reach = ends(entry.get("low"), entry.get("high"), 2)
-    return tag("td", number(value, 2), class_="heat", style=f"--share:{share:.3f}", title=reach or None)
+    reach = tag("span", ends(entry.get("low"), entry.get("high"), 2), class_="ends")
+    return tag("td", number(value, 2), " ", reach, class_="heat", style=f"--share:{share:.3f}")
 
 
 def forgetting(found: Found) -> Markup:
@@ -80,7 +80,6 @@ def _change(cell: dict[str, Any] | None) -> Markup:
     sign = ("▲" if delta > 0 else "▼") if clear else "≈"
     kind = f"change {'up' if delta > 0 else 'down'}{' clear' if clear else ''}"
     glyph = tag("span", sign, aria_hidden="true")
-    said = [tag("span", glyph, " ", number(cell.get("after"), 2), class_="after"), " "]
-    small = tag("span", signed(delta, 2), class_="ends")
-    reach = ends(low, high, 2, sign=True)
-    return tag("td", said, small, class_=kind, style=f"--share:{min(abs(delta), 1.0):.3f}", title=reach or None)
+    said = tag("span", glyph, " ", number(cell.get("after"), 2), " ", tag("b", signed(delta, 2)), class_="after")
+    reach = tag("span", ends(low, high, 2, sign=True), class_="ends")
+    return tag("td", said, " ", reach, class_=kind, style=f"--share:{min(abs(delta), 1.0):.3f}")

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from luthier.web.forms import DASH, ends, p_value, signed, size
-from luthier.web.markup import Markup, both, foreign, joined, tag
+from luthier.web.markup import Markup, both, foreign, joined, tag, told
 from luthier.web.sections._pieces import grid, note, table
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _LONG = 60  # letters of a value; the middle of a longer one is left out
 _SIGNS = {"holds": "✓", "fails": "✕", "open": "?"}
-_KINDS = ("claim_better", "claim_at_least", "claim_no_difference")
+_KINDS = ("better", "at_least", "no_difference")
 
 
 def claims(found: Found) -> Markup:
@@ -25,7 +25,15 @@ def claims(found: Found) -> Markup:
     several = len({claim.get("suite") for claim in found.claims}) > 1
     rows = [_claim(claim, several) for claim in found.claims]
     heads = [both(f"head_{head}") for head in ("claim", "outcome", "estimate", "p_holm")]
-    return table(both("claims_table"), heads, rows, name="claims", left=(1,))
+    made = table(both("claims_table"), heads, rows, name="claims", left=(1,))
+    remarks = [tag("li", told(claim["sentence"])) for claim in found.claims if _has_remark(claim.get("sentence"))]
+    return joined(made, tag("ul", remarks, class_="notes") if remarks else None)
+
+
+def _has_remark(line: Any) -> bool:
+    """Whether a claim's sentence says more than the table: how large a difference is not ruled out, or is seen."""
+    values = line.get("values") if isinstance(line, dict) else None
+    return isinstance(values, dict) and bool(values.get("besides"))
 
 
 def _claim(claim: dict[str, Any], several: bool) -> list[Any]:
@@ -47,15 +55,15 @@ def _claim(claim: dict[str, Any], several: bool) -> list[Any]:
 
 def _worded(claim: dict[str, Any], text: str) -> Markup:
     """The claim in both languages where it is of a kind that is known here, else as the study says it."""
-    kind = f"claim_{claim.get('kind')}"
-    if kind in _KINDS and claim.get("first") and claim.get("second"):
-        return both(kind, first=tag("b", claim["first"]), second=tag("b", claim["second"]))
+    kind, first, second = (claim.get(key) for key in ("kind", "first", "second"))
+    if kind in _KINDS and first and second:
+        return told({"key": f"claim_{kind}", "values": {"first": str(first), "second": str(second)}})
     return foreign(text)
 
 
 def differences(found: Found) -> Markup:
     """The keys in which the variants' recipes differ, and what that leaves uncontrolled."""
-    said = tag("p", foreign(found.controlled)) if found.controlled else None
+    said = [tag("p", told(line)) for line in found.controlled]
     variants = list(dict.fromkeys(variant for values in found.differing.values() for variant in values))
     keys, owned = [], []
     for key, values in found.differing.items():
@@ -76,7 +84,8 @@ def differences(found: Found) -> Markup:
         if keys
         else None
     )
-    same = tag("p", both("owned"), " ", [[", " if n else "", one] for n, one in enumerate(owned)], ".", class_="note")
+    listed = [[", " if n else "", one] for n, one in enumerate(owned)]
+    same = tag("p", both("owned"), " ", listed, both("stop"), class_="note")
     return joined(said, made, same if owned else None)
 
 
@@ -95,7 +104,7 @@ def environment(found: Found) -> Markup:
     if found.seeds and not found.alone:
         facts = {"seeds": [", ".join(map(str, found.seeds))], **facts}
     rows = [[both(f"fact_{key}") if key in _NAMED else key, " / ".join(values)] for key, values in facts.items()]
-    notes = [tag("li", foreign(line)) for line in found.notes]
+    notes = [tag("li", told(line)) for line in found.notes if line not in found.controlled]
     said = tag("ul", notes, class_="notes") if notes else None
     folder = note("folder", path=tag("code", found.folder.name))
     if not rows:

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.web.fill import BASE
 from luthier.web.forms import count, ends, interval, known, number, seconds, signed
-from luthier.web.markup import Markup, both, foreign, joined, tag
+from luthier.web.markup import Markup, both, joined, tag, told
 from luthier.web.sections._pieces import note
 
 if TYPE_CHECKING:
-    from luthier.web.gather import Found
-
-_GENERATED = "Against "  # the study's plain sentence says what this one does
+    from luthier.web.gather import Found, Line
 
 
 def verdict(found: Found) -> Markup:
@@ -21,29 +19,34 @@ def verdict(found: Found) -> Markup:
     if found.alone:
         return _of_run(found)
     rows = [row for row in found.rows.get(found.suite, []) if row["variant"] not in (BASE, found.baseline)]
-    told = [row for row in rows if row.get("verdict") and known(row.get("delta"))]
-    lead = tag("p", _sentence(found, told), class_="lead")
-    own = [tag("p", foreign(line)) for line in found.said if not line.startswith(_GENERATED)]
+    judged = [row for row in rows if row.get("verdict") and known(row.get("delta"))]
+    lead = tag("p", _sentence(found, judged), class_="lead")
+    own = [tag("p", told(line)) for line in found.said if not _is_plain(line)]
     smallest = found.smallest.get(found.suite)
     waits = not found.whole and any(run.state in ("running", "waiting", "unscored") for run in found.runs)
     return joined(
         lead,
         own,
         note("smallest", value=number(smallest)) if known(smallest) else None,
-        note("condition") if told else None,
+        note("condition") if judged else None,
         note("provisional") if waits else None,
     )
 
 
-def _sentence(found: Found, told: list[dict[str, Any]]) -> Markup:
-    if not told:
+def _is_plain(line: Line) -> bool:
+    """Whether it is the sentence that any study has: it says what the first one here does."""
+    return line.startswith("Against ") if isinstance(line, str) else line.get("key") == "against"
+
+
+def _sentence(found: Found, judged: list[dict[str, Any]]) -> Markup:
+    if not judged:
         return both("verdict_none")
     sides = {
-        word: [row for row in told if row["verdict"] == word]
+        word: [row for row in judged if row["verdict"] == word]
         for word in ("better", "worse", "no difference seen", "error unknown")
     }
     parts = [
-        both(key, n=len(rows), all=len(told), names=_names(rows))
+        both(key, n=len(rows), all=len(judged), names=_names(rows))
         for key, rows in zip(("n_better", "n_worse", "n_same", "n_unknown"), sides.values(), strict=True)
         if rows
     ]
