@@ -31,7 +31,7 @@ from luthier.engine.rows import Rows, bind, read_rows
 from luthier.engine.schedule import warmup_steps
 from luthier.engine.starting import settle_start
 from luthier.engine.summary import summarise
-from luthier.export.adapter import fill_adapter, load_adapter
+from luthier.export.adapter import fill_adapter, is_adapter, load_adapter
 from luthier.export.held_out import load_words
 from luthier.export.origin import find_origin
 from luthier.models import load_model, load_tokenizer
@@ -208,7 +208,7 @@ def load(run_or_model: str | Path, dtype: str | None = None) -> tuple[PreTrained
     """Load a run's result, an adapter folder or a model, ready to generate.
 
     Args:
-        run_or_model: A run folder, a PEFT folder, a transformers folder, a hub name, or `embedded`.
+        run_or_model: A run folder, an adapter folder, a transformers folder, a hub name, or `embedded`.
         dtype: As in a recipe; by default that which it was trained in.
 
     Returns:
@@ -222,7 +222,7 @@ def load(run_or_model: str | Path, dtype: str | None = None) -> tuple[PreTrained
     is_run = (path / "recipe.yaml").exists()
     if is_run and not any((path / name).is_dir() for name in ("adapter", "model")):
         raise RunFailed(str(path), "no result yet", "adapter/ or model/", "finish it with `luthier train --resume`")
-    if (path / "adapter_config.json").exists() or (is_run and (path / "adapter").is_dir()):
+    if is_adapter(path) or (is_run and (path / "adapter").is_dir()):
         return _load_adapted(path, device, dtype)
     asked = Model(model_name_or_path=str(run_or_model))
     if is_run:  # in the numbers that it was trained in

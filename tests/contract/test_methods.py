@@ -21,11 +21,21 @@ from luthier.kernels.forest import Forest, plant
 from luthier.models import scored_logprobs
 
 METHODS = list(registry.entries("methods"))
+# Keys that make another method of one: they keep the same contract.
+VARIANTS = {
+    "dora": ("lora", {"use_dora": True, "r": 4}),
+    "pissa": ("lora", {"init_lora_weights": "pissa", "r": 4}),
+    "olora": ("lora", {"init_lora_weights": "olora", "r": 4, "use_rslora": True}),
+}
+KINDS = [*METHODS, *VARIANTS]
 FAMILIES = ["llama", "tied", "gpt2"]
 NO_PAPER = {"full"}
+LLAMA = {"add_biases": True}  # Llama has no biases, and then it says so (tests/unit/methods/test_bitfit.py)
+NEEDS = {("bitfit", "llama"): LLAMA, ("bitfit", "tied"): LLAMA}
 # Few numbers far from the loss: their papers train them with rates of 0.3 (prompt tuning) down to 1e-4 (an encoder).
-RATES = {"prompt": 0.3, "prefix": 0.1, "ptuning": 0.01}
+RATES = {"prompt": 0.3, "prefix": 0.1, "ptuning": 0.01, "norm": 2e-2, "ia3": 2e-2, "adapter": 2e-2}
 each = pytest.mark.parametrize("name", METHODS)
+each_kind = pytest.mark.parametrize("name", KINDS)
 everywhere = pytest.mark.parametrize("family", FAMILIES)
 
 
@@ -48,9 +58,14 @@ def _applied(name: str, family: str) -> tuple[Trainable, torch.Tensor]:
     """A method on a model, and what the model said before."""
     model = _ready(tiny(family))
     before = _logps(model)
-    method = registry.get("methods", name)
     torch.manual_seed(0)
-    return method.apply(model, method.Config()), before
+    return apply(name, model, family), before
+
+
+def apply(name: str, model, family: str = "llama") -> Trainable:
+    name, keys = VARIANTS.get(name, (name, {}))
+    method = registry.get("methods", name)
+    return method.apply(model, method.Config(**keys, **NEEDS.get((name, family), {})))
 
 
 def _ready(model):
@@ -88,7 +103,7 @@ def test_unknown_keys_are_refused(name):
         registry.get("methods", name).Config(surely_not_a_key=1)
 
 
-@each
+@each_kind
 @everywhere
 def test_it_starts_as_the_base_or_says_that_it_does_not(name, family):
     trainable, before = _applied(name, family)
@@ -96,14 +111,14 @@ def test_it_starts_as_the_base_or_says_that_it_does_not(name, family):
     assert apart <= 1e-6 if trainable.starts_as_base else apart > 0.01
 
 
-@each
+@each_kind
 def test_the_seed_decides_the_start(name):
     first, second = (_applied(name, "llama")[0].parameters() for _ in range(2))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-@each
+@each_kind
 @everywhere
 def test_only_what_it_declares_trains(name, family):
     trainable, _ = _applied(name, family)
@@ -116,14 +131,14 @@ def test_only_what_it_declares_trains(name, family):
     assert moved == {n for n, p in trainable.model.named_parameters() if id(p) in declared}
 
 
-@each
+@each_kind
 @everywhere
 def test_the_loss_falls(name, family):
     losses = _train(_applied(name, family)[0], 20, RATES.get(name, 5e-3))
     assert losses[-1] < 0.9 * losses[0]
 
 
-@each
+@each_kind
 @everywhere
 def test_saved_and_loaded_it_says_the_same(name, family, tmp_path):
     trainable, _ = _applied(name, family)
@@ -140,7 +155,7 @@ def _loaded(trainable: Trainable, family: str, folder: Path):
     return model
 
 
-@each
+@each_kind
 @everywhere
 def test_merged_it_says_the_same(name, family, tmp_path):
     trainable, _ = _applied(name, family)
@@ -157,7 +172,7 @@ def test_merged_it_says_the_same(name, family, tmp_path):
     assert (_logps(plain) - trained).abs().max() <= 1e-5
 
 
-@each
+@each_kind
 @everywhere
 def test_switched_off_it_is_the_base(name, family):
     trainable, before = _applied(name, family)

@@ -97,6 +97,13 @@ SETTINGS: dict[str, tuple[tuple[str, ...], dict, dict]] = {
         {"modules_to_save": ["embed_tokens"], "target_modules": ["q_proj"], "ensure_weight_tying": True},
         {},
     ),
+    "dora": (ALL, {"use_dora": True}, {"target_modules": "all-linear"}),
+    "dora with rslora": (
+        ("qwen2", "gpt2"),
+        {"use_dora": True, "use_rslora": True, "bias": "all", "lora_alpha": 4.0},
+        {"target_modules": "all-linear"},
+    ),
+    "dora of embedding and head": (LLAMAS, {"use_dora": True, "target_modules": ["embed_tokens", "lm_head"]}, {}),
     "everything": (
         ("qwen2",),
         {
@@ -260,7 +267,7 @@ def test_base_weights_in_the_file_count_as_in_peft(tmp_path):
 def _name_here(name: str) -> str:
     """PEFT's parameter name in a model as Luthier's."""
     name = name.removeprefix("base_model.model.").replace("modules_to_save.default.", "")
-    return name.replace(".default", "")
+    return name.replace("_vector.default.weight", "_vector").replace(".default", "")
 
 
 GRADIENTS = [
@@ -276,6 +283,9 @@ GRADIENTS = [
     ("gpt2", "embeddings, GPT-2"),
     ("neox", "lora_only biases"),
     ("gemma3", "embedding"),
+    ("qwen2", "dora"),
+    ("gpt2", "dora"),
+    ("llama", "dora of embedding and head"),
 ]
 
 

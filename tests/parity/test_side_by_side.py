@@ -10,10 +10,10 @@ import pytest
 import torch
 from tests.tiny import tiny
 
+from luthier.core import registry
 from luthier.core.errors import ModelError
 from luthier.core.types import Segment, Tree
 from luthier.kernels.forest import plant
-from luthier.methods import lora
 from luthier.models.backbone import scored_logprobs
 from luthier.models.draws import Draws
 from luthier.models.planted import NAME
@@ -32,7 +32,21 @@ KINDS = {
     "whole modules": [{"r": 4, "modules_to_save": ("lm_head", "norm")}, {"r": 4, "modules_to_save": ("embed_tokens",)}],
     "tied update": [{"r": 4, "target_modules": ["embed_tokens", "q_proj"], "ensure_weight_tying": True}, {"r": 4}],
 }
-FAMILY = {"biases": "qwen2", "tied update": "tied"}
+# Every method that says SHARES_BASE, beside LoRA and beside itself.
+OTHERS = {
+    "adapter": [
+        {"name": "adapter", "placement": "houlsby", "dropout": 0.2},
+        {"name": "adapter", "placement": "parallel", "non_linearity": "gelu"},
+        {"r": 4, "lora_dropout": 0.1},
+    ],
+    "ia3": [{"name": "ia3"}, {"name": "ia3", "target_modules": "all-linear"}, {"r": 4}],
+    "norm": [{"name": "norm"}, {"name": "norm", "target_modules": ["q_norm", "norm"]}, {"r": 4}],
+    "bitfit": [{"name": "bitfit"}, {"name": "bitfit", "add_biases": True}, {"r": 4, "target_modules": "mlp"}],
+}
+KINDS |= OTHERS
+KINDS["dora"] = [{"r": 4, "use_dora": True}, {"r": 4}, {"r": 2, "use_dora": True, "lora_dropout": 0.2}]
+KINDS["pissa"] = [{"r": 4, "init_lora_weights": "pissa"}, {"r": 4}, {"r": 2, "init_lora_weights": "olora"}]
+FAMILY = {"biases": "qwen2", "tied update": "tied", "bitfit": "qwen2", "norm": "gemma3"}
 
 
 def members_of(family: str, configs: list[dict], dtype=torch.float64):
@@ -43,10 +57,14 @@ def members_of(family: str, configs: list[dict], dtype=torch.float64):
     for seed, config in enumerate(configs):
         torch.manual_seed(seed)
         member = member_of(base)
-        trainable = lora.apply(member, lora.Config(**config))
+        method = registry.get("methods", config.get("name", "lora"))
+        words = {key: value for key, value in config.items() if key != "name"}
+        trainable = method.apply(member, method.Config(**words))
         for name, parameter in trainable.parameters().items():
             if "lora_B" in name or "lora_embedding_A" in name:  # zero would leave the other without a gradient
                 torch.nn.init.normal_(parameter, std=0.1)
+            elif "lora" not in name:
+                parameter.data.add_(0.1 * torch.randn_like(parameter))
         member.train()
         members.append(trainable)
         draws.append(Draws())
@@ -95,6 +113,11 @@ def test_equals_each_adapter_alone(kind):
             else:
                 torch.testing.assert_close(got[name], wanted, atol=1e-11, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
     assert all(parameter.grad is None for parameter in base.parameters())
+
+
+def test_every_method_that_shares_a_base_is_here():
+    sharing = {name for name in registry.entries("methods") if getattr(registry.get("methods", name), "SHARES_BASE", 0)}
+    assert sharing - {"lora"} == set(OTHERS)
 
 
 @pytest.mark.parametrize("family", ["llama", "tied", "qwen2", "gpt2", "neox", "gemma3"])
@@ -162,3 +185,15 @@ def test_nothing_of_a_broken_adapter_reaches_another(dtype, native, monkeypatch)
         found.append([logps[shares[k].scored].detach() for k in (0, 2)])
         found[-1] += [gradient for k in (0, 2) for gradient in gradients(members[k]).values()]
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_as_many_tokens_as_heads_are_told_apart():
+    """Gemma 3's norms of queries see [1, heads, T, D]: with T = heads the shape does not say which is which."""
+    base, members, draws = members_of("gemma3", [{"name": "norm"}, {"name": "norm"}])
+    side = SideBySide(base, [member.model for member in members], draws)
+    for count in (3, 4):  # the first pass is clear, the second has as many tokens as heads
+        ids = np.arange(5, 5 + count, dtype=np.int32)
+        halves = [Tree(segments=(Segment(ids=part, scored=part > 0),)) for part in (ids[:2], ids[2:])]
+        logps = side.logprobs(plant([replace(tree, adapter=k) for k, tree in enumerate(halves)]))
+    alone = torch.cat([scored_logprobs(m.model, plant([t])) for m, t in zip(members, halves, strict=True)])
+    torch.testing.assert_close(logps, alone, atol=1e-11, rtol=0)

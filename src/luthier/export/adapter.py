@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A PEFT folder -> a model with that adapter: Luthier's own folders and everyone else's.
+"""An adapter folder -> a model with that adapter: PEFT's layout from anywhere, Luthier's own where PEFT has no type.
 
 An adapter is loaded whole or not at all: a missing tensor, a left-over one, another shape or a setting that would
 change what it computes is an error that names it.
@@ -12,17 +12,18 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from luthier.core import registry
-from luthier.core.errors import ModelError
+from luthier.core.errors import ModelError, RecipeError
 from luthier.models.tasks import head_keys, task_of
 from luthier.models.values import HEADS, value_head
 from luthier.models.virtual import EMBEDDINGS, ENCODER_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
     from types import ModuleType
 
@@ -31,33 +32,53 @@ if TYPE_CHECKING:
 
     from luthier.core.trainable import Trainable
 
+    Unfold = Callable[[nn.Module, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+
 PREFIX = "base_model.model."
+CONFIGS = ("adapter_config.json", "luthier_adapter.json")  # PEFT's, and that of methods which PEFT does not have
 SHORT_PREFIX = "base_model."  # of what trains beside virtual tokens: nothing wraps the model inside PEFT's there
 # With `bias: all` PEFT writes the biases of whole modules three times; the first is the one that counts.
 _DOUBLES = re.compile(r"\.(original_module|modules_to_save)\.")
 
 
 def load_adapter(model: PreTrainedModel, folder: Path) -> Trainable:
-    """Put a PEFT adapter on its base model.
+    """Put an adapter on its base model.
 
     Args:
         model: The plain base; changed in place.
-        folder: Holds adapter_config.json and adapter_model.safetensors.
+        folder: Holds adapter_config.json (or luthier_adapter.json) and adapter_model.safetensors.
 
     Raises:
-        ModelError: The folder is not a PEFT adapter, of a kind that no method here knows, or does not fit the model.
+        ModelError: The folder is not an adapter, of a kind that no method here knows, or does not fit the model.
     """
     given, where = read_config(folder), f"adapter {folder}"
     if given.get("task_type") == "SEQ_CLS" and value_head(model) is None:
         received = f"task_type SEQ_CLS, a reward model's, for {type(model).__name__}"
         raise ModelError(where, received, "an adapter of a language model", "choose another adapter")
-    trainable: Trainable = method_of(given, folder).load_peft(model, given, where)
+    method = method_of(given, folder)
+    own = "peft_type" not in given
+    trainable: Trainable = _apply_own(method, model, given, where) if own else method.load_peft(model, given, where)
     _fill(trainable, folder)
     drawn = head_keys(model) if task_of(model.config) == "CAUSAL_LM" else set()
     if lacking := sorted(drawn - trainable.parameters().keys()):
         received = f"no weights for the head of values ({lacking[0]}), and none in its base"
         raise ModelError(where, received, "an adapter that was saved with its head", "name it in modules_to_save")
     return trainable
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter."""
+    return any((folder / name).is_file() for name in CONFIGS)
+
+
+def _apply_own(method: ModuleType, model: nn.Module, given: dict[str, Any], where: str) -> Trainable:
+    """Do what the recipe did that the folder comes from."""
+    try:
+        config = method.Config.model_validate(given.get("config"))
+        return method.apply(model, config)
+    except (ValidationError, RecipeError) as error:
+        received = f"settings that do not fit ({str(error).splitlines()[0]})"
+        raise ModelError(where, received, "the base it was trained on", "give that base") from None
 
 
 def head_rows(folder: Path) -> int | None:
@@ -73,30 +94,37 @@ def head_rows(folder: Path) -> int | None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read adapter_config.json.
+    """Read adapter_config.json, or luthier_adapter.json.
 
     Raises:
         ModelError: There is none, or it is no JSON object.
     """
     where = f"adapter {folder}"
+    name = next((name for name in CONFIGS if (folder / name).exists()), None)
+    if name is None:
+        raise ModelError(where, f"no {' or '.join(CONFIGS)}", "an adapter folder", "check the path")
     try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ModelError(where, "no adapter_config.json", "a PEFT adapter folder", "check the path") from None
+        config = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         fix = "download the folder again"
-        raise ModelError(where, f"adapter_config.json cannot be read ({error})", "a JSON object", fix) from None
+        raise ModelError(where, f"{name} cannot be read ({error})", "a JSON object", fix) from None
     if not isinstance(config, dict):
-        raise ModelError(where, f"adapter_config.json holds {type(config).__name__}", "a JSON object")
+        raise ModelError(where, f"{name} holds {type(config).__name__}", "a JSON object")
     return config
 
 
 def method_of(given: dict[str, Any], folder: Path) -> ModuleType:
-    """The method whose adapters have this `peft_type`.
+    """The method whose adapters have this `peft_type`, or which luthier_adapter.json names.
 
     Raises:
         ModelError: None has.
     """
+    if "peft_type" not in given and "method" in given:
+        known = registry.entries("methods")
+        if given["method"] not in known:
+            fix = "install the version of Luthier that wrote it"
+            raise ModelError(f"adapter {folder}", f"method {given['method']!r}", ", ".join(known), fix)
+        return registry.get("methods", given["method"])
     kinds = {}
     for name in registry.entries("methods"):
         method = registry.get("methods", name)
@@ -117,16 +145,17 @@ def fill_adapter(trainable: Trainable, folder: Path) -> None:
         ModelError: Weights are missing, left over, or of another shape.
     """
     given = read_config(folder)
-    check = getattr(method_of(given, folder), "check_agrees", None)
-    if check is not None:
-        check(trainable.model, given, str(folder))
-    _fill(trainable, folder)
+    method = method_of(given, folder)
+    if hasattr(method, "check_agrees"):
+        method.check_agrees(trainable.model, given, str(folder))
+    _fill(trainable, folder, getattr(method, "unfold", None))
 
 
 @torch.no_grad()
-def _fill(trainable: Trainable, folder: Path) -> None:
+def _fill(trainable: Trainable, folder: Path, unfold: Unfold | None = None) -> None:
     where, parameters = f"adapter {folder}", trainable.parameters()
     saved = _with_encoder(read_tensors(folder), folder, parameters)
+    saved = saved if unfold is None else unfold(trainable.model, saved)
     for name, parameter in parameters.items():
         if name not in saved:
             fix = "give the base and the settings it was trained with"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ModelError, UserError
-from luthier.export.adapter import head_rows, read_config
+from luthier.export.adapter import head_rows, is_adapter, read_config
 from luthier.models.load import EMBEDDED, load_model, locate
 from luthier.recipe import Model, Recipe, load_recipe
 
@@ -27,7 +27,7 @@ class Origin:
 
     Attributes:
         adapter: Its folder.
-        config: Its adapter_config.json.
+        config: Its adapter_config.json or luthier_adapter.json.
         model: The base, as a recipe's section.
         recipe: The run's recipe, or None for a folder of unknown origin.
         run: The run folder, or None.
@@ -92,7 +92,7 @@ def find_origin(source: str | Path, base: str | None = None) -> Origin:
         path = path.parent
     run = path if (path / "recipe.yaml").exists() else None
     adapter = path / "adapter" if run else path
-    if not (adapter / "adapter_config.json").exists():
+    if not is_adapter(adapter):
         raise _no_adapter(path, where)
     config = read_config(adapter)
     recipe = load_recipe(run / "recipe.yaml").recipe if run else None

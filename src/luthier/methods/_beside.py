@@ -22,6 +22,8 @@ from luthier.models.values import HEADS, value_head
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
+    import torch
+
 
 @dataclass(frozen=True, kw_only=True)
 class Swap:
@@ -36,6 +38,23 @@ class Swap:
     owner: nn.Module
     leaf: str
     base: nn.Module | nn.Parameter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bias:
+    """One bias term: whose it is, and its name there."""
+
+    owner: nn.Module
+    leaf: str
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The parameter as it stands in the model now."""
+        return getattr(self.owner, self.leaf)
+
+    def swap(self) -> Swap:
+        """Its numbers as they are now, to be put back."""
+        return Swap(owner=self.owner, leaf=self.leaf, base=_frozen(self.parameter))
 
 
 @contextmanager
@@ -161,6 +180,23 @@ def whole_parameters(model: nn.Module, whole: Collection[str]) -> dict[str, nn.P
     named = [(f"{name}.{leaf}", p) for name in whole for leaf, p in model.get_submodule(name).named_parameters()]
     first = {id(p): name for name, p in reversed(named)}
     return {name: p for name, p in named if first[id(p)] == name}
+
+
+def whole_tensors(model: nn.Module, whole: Collection[str]) -> dict[str, torch.Tensor]:
+    """What a file holds of modules that train whole: parameters and buffers."""
+    return {f"{n}.{key}": tensor for n in whole for key, tensor in model.get_submodule(n).state_dict().items()}
+
+
+def named_biases(model: nn.Module, whole: Collection[str]) -> dict[str, Bias]:
+    """Every bias term of a model outside of modules that train whole, by name, also those of stacked experts."""
+    found = {}
+    for name, module in model.named_modules():
+        if inside(name, whole):
+            continue
+        for leaf, _ in module.named_parameters(recurse=False):
+            if leaf == "bias" or leaf.endswith("_bias"):
+                found[f"{name}.{leaf}" if name else leaf] = Bias(owner=module, leaf=leaf)
+    return found
 
 
 def trained_biases(

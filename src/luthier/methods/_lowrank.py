@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +21,13 @@ from transformers.pytorch_utils import Conv1D
 
 from luthier.kernels.lowrank import LowRank, lowrank_linear
 from luthier.kernels.lowrank_many import Part
+from luthier.methods._starts import FROM_BASE, from_base
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from luthier.methods._siblings import Siblings
+    from luthier.methods._starts import Start
 
 
 def scaling_of(r: int, lora_alpha: float, use_rslora: bool) -> float:
@@ -36,6 +38,12 @@ def scaling_of(r: int, lora_alpha: float, use_rslora: bool) -> float:
         (1.0, 4.0)
     """
     return lora_alpha / math.sqrt(r) if use_rslora else lora_alpha / r
+
+
+class Switched(Protocol):
+    """A layer around a base, with a switch."""
+
+    active: bool
 
 
 class LoraLayer(nn.Module):
@@ -77,14 +85,18 @@ class LoraLayer(nn.Module):
         """The base's bias."""
         return getattr(self.base_layer, "bias", None)
 
+    def saved(self) -> dict[str, torch.Tensor]:
+        """What a file holds."""
+        return self.tensors()
+
     @property
     def r(self) -> int:
         """The rank."""
         return self.lora_A.shape[0]
 
-    def names(self) -> tuple[str, str]:
-        """What A and B are called in PEFT's files."""
-        return "lora_A.weight", "lora_B.weight"
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What trains, by its name in PEFT's files."""
+        return {"lora_A.weight": self.lora_A, "lora_B.weight": self.lora_B}
 
     def delta(self) -> torch.Tensor:
         """The update in the base weight's own layout, in A's type (float32)."""
@@ -102,22 +114,60 @@ class LoraLayer(nn.Module):
         return self.base_layer
 
 
-class LoraLinear(LoraLayer):
-    """W + gamma B A beside a frozen linear (also transposed, as GPT-2's Conv1D). A is Kaiming-uniform, B zero."""
+class LinearUpdate(LoraLayer):
+    """A and B beside a frozen linear (also transposed, as GPT-2's Conv1D). A is Kaiming-uniform, B zero."""
 
-    siblings: Siblings | None = None
+    start_A: torch.Tensor | None
+    start_B: torch.Tensor | None
 
     def __init__(self, base: nn.Module, *, r: int, scaling: float, dropout: float) -> None:
         super().__init__(base, scaling, dropout)
         self.transposed = isinstance(base, Conv1D)
         outputs, inputs = self.weight.shape[::-1] if self.transposed else self.weight.shape
         self.in_features, self.out_features = inputs, outputs
+        self.register_buffer("start_A", None, persistent=False)
+        self.register_buffer("start_B", None, persistent=False)
         self.make(r)
 
     def make(self, r: int) -> None:
         """Draw A and B."""
         self.lora_A, self.lora_B = self.matrix(r, self.in_features), self.matrix(self.out_features, r)
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+
+    def begin(self, start: Start) -> None:
+        """Put A and B where `init_lora_weights` wants them; True is how they were drawn."""
+        if start == "gaussian":
+            nn.init.normal_(self.lora_A, std=1 / self.r)
+        elif start in FROM_BASE:
+            a, b = from_base(self.matrix_NK, self.r, self.scaling, str(start))
+            self.start_A, self.start_B = a.to(self.lora_A.dtype), b.to(self.lora_B.dtype)
+            with torch.no_grad():
+                self.lora_A.copy_(self.start_A)
+                self.lora_B.copy_(self.start_B)
+
+    def pair(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the update is made of: A and B, or [A; A - A0] and [B - B0, B0] where the start came from the base."""
+        if self.start_A is None or self.start_B is None:
+            return self.lora_A, self.lora_B
+        moved_A, moved_B = self.lora_A - self.start_A, self.lora_B - self.start_B
+        return torch.cat([self.lora_A, moved_A]), torch.cat([moved_B, self.start_B], 1)
+
+    @property
+    def matrix_NK(self) -> torch.Tensor:
+        """The base's matrix, [N, K]."""
+        return self.weight.T if self.transposed else self.weight
+
+    def delta(self) -> torch.Tensor:
+        """gamma B A, [N, K] (transposed for Conv1D)."""
+        a, b = self.pair()
+        update = self.scaling * (b @ a)
+        return update.T if self.transposed else update
+
+
+class LoraLinear(LinearUpdate):
+    """W + gamma B A in the place of a frozen linear."""
+
+    siblings: Siblings | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., K] to [..., N]."""
@@ -128,10 +178,13 @@ class LoraLinear(LoraLayer):
         low = F.dropout(x, self.dropout) if self.training and self.dropout else None
         return lowrank_linear(x, *self.low_rank(), low)
 
+    def saved(self) -> dict[str, torch.Tensor]:
+        """What a file holds: plain LoRA for the plain base, of rank 2 r where the start came from the base."""
+        return dict(zip(self.tensors(), self.pair(), strict=True))
+
     def low_rank(self) -> LowRank:
         """What the kernel needs of it."""
-        weight = self.weight.T if self.transposed else self.weight
-        return LowRank(weight, self.bias, self.lora_A, self.lora_B, self.scaling)
+        return LowRank(self.matrix_NK, self.bias, *self.pair(), self.scaling)
 
     def part(self, x: torch.Tensor, tokens: slice) -> Part:
         """The update for some tokens of a batch of several adapters (`models.side_by_side`).
@@ -144,21 +197,16 @@ class LoraLinear(LoraLayer):
             return Part(start=tokens.start, stop=tokens.stop)
         drops = self.training and self.dropout > 0
         noise = F.dropout(torch.ones_like(x), self.dropout).reshape(-1, x.shape[-1]) if drops else None
-        return Part(
-            start=tokens.start, stop=tokens.stop, a=self.lora_A, b=self.lora_B, scaling=self.scaling, noise=noise
-        )
+        a, b = self.pair()
+        return Part(start=tokens.start, stop=tokens.stop, a=a, b=b, scaling=self.scaling, noise=noise)
 
     def logit_terms(self, hidden: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """The head as a sum of products: (h, W) and (gamma h A^T, B)."""
         if not self.active:
             return [(hidden, self.weight)]
         low = F.dropout(hidden, self.dropout) if self.training and self.dropout else hidden
-        return [(hidden, self.weight), (self.scaling * (low @ self.lora_A.to(low.dtype).T), self.lora_B)]
-
-    def delta(self) -> torch.Tensor:
-        """gamma B A, [N, K] (transposed for Conv1D)."""
-        update = self.scaling * (self.lora_B @ self.lora_A)
-        return update.T if self.transposed else update
+        a, b = self.pair()
+        return [(hidden, self.weight), (self.scaling * (low @ a.to(low.dtype).T), b)]
 
 
 class LoraEmbedding(LoraLayer):
@@ -184,9 +232,9 @@ class LoraEmbedding(LoraLayer):
         scale = getattr(self.base_layer, "embed_scale", 1.0)
         return scale.to(self.weight.dtype) if isinstance(scale, torch.Tensor) else scale
 
-    def names(self) -> tuple[str, str]:
-        """PEFT's names; these two have no `.weight` behind them."""
-        return "lora_embedding_A", "lora_embedding_B"
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """By PEFT's names; these two have no `.weight` behind them."""
+        return {"lora_embedding_A": self.lora_A, "lora_embedding_B": self.lora_B}
 
     def delta(self) -> torch.Tensor:
         """gamma (B A)^T, [V, H]."""
@@ -237,7 +285,7 @@ def put(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 @contextmanager
-def switched_off(layers: Iterable[LoraLayer]) -> Iterator[None]:
+def switched_off(layers: Iterable[Switched]) -> Iterator[None]:
     """Inside, the layers compute what their base does."""
     active = {layer: layer.active for layer in layers}
     try:

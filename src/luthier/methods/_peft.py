@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PREFIX = "base_model.model."
 
-_USED = """r lora_alpha lora_dropout use_rslora target_modules exclude_modules layers_to_transform layers_pattern
-    rank_pattern alpha_pattern bias modules_to_save init_lora_weights ensure_weight_tying""".split()
+_USED = """r lora_alpha lora_dropout use_rslora use_dora target_modules exclude_modules layers_to_transform
+    layers_pattern rank_pattern alpha_pattern bias modules_to_save init_lora_weights ensure_weight_tying""".split()
 # Keys that change nothing here: descriptions, and settings of starts that are refused or leave the base as it is.
 _HARMLESS = """peft_type peft_version task_type auto_mapping base_model_name_or_path revision inference_mode
     fan_in_fan_out runtime_config megatron_core qalora_group_size loftq_config eva_config corda_config
@@ -110,20 +110,12 @@ def patterns_for(values: Mapping[str, T], default: T, given: Mapping[str, T] | N
 
 
 def refuse_variants(given: Mapping[str, Any], where: str) -> None:
-    """Refuse what would compute something else than plain LoRA.
+    """Refuse what would compute something else than LoRA, rsLoRA or DoRA.
 
     Raises:
         ModelError: The configuration uses a variant, an unknown key, or a start that changed the base weights.
     """
-    known = {*_USED, *_HARMLESS}
-    for key, value in given.items():
-        if key not in known and value:
-            raise ModelError(
-                where,
-                f"{key}: {json.dumps(value, default=str)[:80]}",
-                "plain LoRA or rsLoRA: with this key the adapter computes something else",
-                "load it with PEFT, merge it there (merge_and_unload) and give the merged model",
-            )
+    refuse_keys(given, _USED, "LoRA, rsLoRA or DoRA", where)
     for key in ("rank_pattern", "alpha_pattern"):
         for pattern in given.get(key) or ():
             try:
@@ -138,6 +130,28 @@ def refuse_variants(given: Mapping[str, Any], where: str) -> None:
             "an adapter for the plain base",
             "save it from PEFT with path_initial_model_for_weight_conversion",
         )
+
+
+def refuse_keys(given: Mapping[str, Any], used: Collection[str], kind: str, where: str) -> None:
+    """Refuse keys that a method does not know: with them the adapter may compute something else.
+
+    Args:
+        given: adapter_config.json.
+        used: The keys that the method reads.
+        kind: What it computes, in words.
+        where: The folder, for errors.
+
+    Raises:
+        ModelError: There is one that is set, or `target_modules` is left to PEFT.
+    """
+    for key, value in given.items():
+        if key not in {*used, *_HARMLESS} and value:
+            raise ModelError(
+                where,
+                f"{key}: {json.dumps(value, default=str)[:80]}",
+                f"{kind}: with this key the adapter computes something else",
+                "load it with PEFT, merge it there (merge_and_unload) and give the merged model",
+            )
     if given.get("target_modules") is None:
         raise ModelError(
             where,
@@ -154,13 +168,8 @@ def read_targets(given: Mapping[str, Any], model: nn.Module, where: str) -> Foun
         ModelError: A pattern is broken, nothing matches, or something that matches is no linear or embedding layer.
     """
     modules = {name: module for name, module in model.named_modules() if name}
-    words, head = list(given.get("modules_to_save") or ()), head_of(model)
-    whole = [name for name in modules if any(name.endswith(word) for word in words)]
-    try:
-        targets = [name for name in modules if _is_target(given, name, modules, head)]
-    except re.error as error:
-        raise ModelError(where, f"a pattern that is no regular expression ({error})", "PEFT's patterns") from None
-    tied = False
+    (targets, whole), tied = read_names(given, model, where), False
+    words = given.get("modules_to_save") or ()
     if given.get("ensure_weight_tying") and (pair := tied_pair(model)):
         if any(word.split(".")[-1] in _EMBEDDINGS for word in words):
             tied, whole = True, list(dict.fromkeys([*whole, *pair]))
@@ -170,10 +179,34 @@ def read_targets(given: Mapping[str, Any], model: nn.Module, where: str) -> Foun
         if not is_adaptable(modules[name]):
             kind = type(modules[name]).__name__
             raise ModelError(where, f"an update on {name}, a {kind}", "updates on linear and embedding layers")
+    refuse_nothing(given, targets, where)
+    return Found(targets=tuple(targets), whole=tuple(whole), tied=tied)
+
+
+def read_names(given: Mapping[str, Any], model: nn.Module, where: str) -> tuple[list[str], list[str]]:
+    """Whole names of what `target_modules` and `modules_to_save` mean, by PEFT's rules.
+
+    Raises:
+        ModelError: A pattern is broken.
+    """
+    modules, head = {name: module for name, module in model.named_modules() if name}, head_of(model)
+    words = given.get("modules_to_save") or ()
+    whole = [name for name in modules if any(name.endswith(word) for word in words)]
+    try:
+        return [name for name in modules if _is_target(given, name, modules, head)], whole
+    except re.error as error:
+        raise ModelError(where, f"a pattern that is no regular expression ({error})", "PEFT's patterns") from None
+
+
+def refuse_nothing(given: Mapping[str, Any], targets: Collection[str], where: str) -> None:
+    """Refuse `target_modules` that matches no layer.
+
+    Raises:
+        ModelError: It does.
+    """
     if not targets:
         received = f"target_modules {given['target_modules']!r} matches no layer"
         raise ModelError(where, received, "the base it was trained on", "give that base")
-    return Found(targets=tuple(targets), whole=tuple(whole), tied=tied)
 
 
 def whole_words(names: Collection[str], every: Collection[str]) -> list[str]:
@@ -191,9 +224,14 @@ def write_folder(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, 
         config: The configuration.
         tensors: By their names in the model.
     """
+    write_tensors(folder, tensors)
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write adapter_model.safetensors; tensors come by their names in the model."""
     copies = {PREFIX + name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     save_file(copies, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def describe(model: nn.Module) -> dict[str, Any]:

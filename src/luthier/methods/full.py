@@ -3,19 +3,17 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from luthier.core.errors import LuthierError, RecipeError
-from luthier.core.trainable import ParameterGroup, Trainable
-from luthier.models.save import save_model
+from luthier.core.errors import RecipeError
+from luthier.methods._in_place import train_in_place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from transformers import PreTrainedModel
+
+    from luthier.core.trainable import Trainable
 
 
 class Config(BaseModel):
@@ -47,28 +45,4 @@ def apply(model: PreTrainedModel, config: Config) -> Trainable:
     parameters = {name: p for name, p in named.items() if not any(word in name for word in config.freeze)}
     if not parameters:
         raise RecipeError("method.freeze", "every parameter is frozen", fix="leave something to train")
-    for name, parameter in named.items():
-        parameter.requires_grad_(name in parameters)
-
-    written = {name: parameter._version for name, parameter in parameters.items()}
-
-    @contextmanager
-    def disabled() -> Iterator[None]:
-        moved = sum(parameter._version != written[name] for name, parameter in parameters.items())
-        if moved:
-            raise LuthierError(
-                "method full",
-                f"the base is asked for, but {moved} parameters have been overwritten by training",
-                "a method that keeps its base (lora), or the base itself",
-                "load the base again as a second model",
-            )
-        yield
-
-    return Trainable(
-        model=model,
-        groups=(ParameterGroup(parameters=parameters),),
-        folder="model",
-        save=lambda folder: save_model(model, folder),
-        merge=lambda: model,
-        disabled=disabled,
-    )
+    return train_in_place(model, parameters, "full")

@@ -58,7 +58,7 @@ def locate(name_or_path: str, *, weights: bool = True) -> str:
 def _check_folder(path: Path, weights: bool) -> None:
     where = f"model {path}"
     files = {file.name for file in path.iterdir()}
-    if "adapter_config.json" in files and "config.json" not in files:
+    if files & {"adapter_config.json", "luthier_adapter.json"} and "config.json" not in files:
         raise ModelError(
             where,
             "an adapter folder, not a model",

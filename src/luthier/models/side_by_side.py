@@ -142,6 +142,7 @@ class PerAdapter(nn.Module):
         super().__init__()
         # In tuples, so that they are not submodules: each has a model of its own.
         self.base, self.own, self.draws, self.now = (base,), tuple(own), tuple(draws), now
+        self.heads_axis = 1  # where [1, ., ., D] had its tokens when it was last clear
 
     @property
     def weight(self) -> torch.Tensor:
@@ -220,6 +221,10 @@ def _token_axis(layer: PerAdapter, x: torch.Tensor, total: int) -> int:
         ModelError: A layer gets some of the tokens only (an expert): whose they are cannot be told.
     """
     axis = 1 if x.ndim > 1 and x.shape[0] == 1 and total > 1 else 0
+    if axis and x.ndim == 4:  # norms of queries and keys: [1, T, heads, D], or [1, heads, T, D] (Gemma 3)
+        if (x.shape[1] == total) != (x.shape[2] == total):
+            layer.heads_axis = 1 if x.shape[1] == total else 2
+        axis = layer.heads_axis
     if x.shape[axis] != total:
         kind = type(layer.base[0]).__name__
         received = f"an adapted {kind} that gets {x.shape[axis]} of {total} tokens"

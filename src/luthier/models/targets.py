@@ -117,10 +117,10 @@ def find_targets(
             linear or embedding layer; or a word reaches stacked experts (exclude them to leave them frozen).
     """
     modules = {name: module for name, module in model.named_modules() if name}
-    kept = _not_excluded(modules, exclude_modules, f"{where}.exclude_modules")
+    kept = not_excluded(modules, exclude_modules, f"{where}.exclude_modules")
     kept &= _in_layers(modules, layers_to_transform, f"{where}.layers_to_transform")
     head, key = head_of(model), f"{where}.target_modules"
-    tree = _Tree(modules=modules, kept=frozenset(kept), decoder=frozenset(_in_decoder(model)), head=head, key=key)
+    tree = _Tree(modules=modules, kept=frozenset(kept), decoder=frozenset(in_decoder(model)), head=head, key=key)
     words = [target_modules] if isinstance(target_modules, str) else list(target_modules)
     if not words:
         raise RecipeError(tree.key, "an empty list", f"name endings, or one of {', '.join(WORDS)}", "name some layers")
@@ -227,12 +227,19 @@ def _refuse_other_kinds(tree: _Tree, word: str, name: str) -> None:
         return
     inside = sorted({below.split(".")[-1] for below, m in module.named_modules() if is_linear(m)})
     fix = f"name the layers in it: {', '.join(inside)}" if inside else "train it with modules_to_save, or exclude it"
+    if kind_of("", module) == "norm":
+        fix = "choose `method: norm` to train norms alone, or name it in modules_to_save to train it beside"
     raise RecipeError(
         tree.key, f"{word!r} matches {name}, a {type(module).__name__}", "linear and embedding layers", fix
     )
 
 
-def _not_excluded(modules: dict[str, nn.Module], exclude: Words | None, key: str) -> set[str]:
+def not_excluded(modules: dict[str, nn.Module], exclude: Words | None, key: str) -> set[str]:
+    """Names that `exclude_modules` leaves; what is inside an excluded module is excluded with it.
+
+    Raises:
+        RecipeError: Of this key, if an ending or a regular expression matches nothing.
+    """
     if exclude is None:
         return set(modules)
     left_out: set[str] = set()
@@ -250,7 +257,7 @@ def _not_excluded(modules: dict[str, nn.Module], exclude: Words | None, key: str
     return {name for name in modules if name not in left_out and not name.startswith(inside)}
 
 
-def _in_decoder(model: nn.Module) -> set[str]:
+def in_decoder(model: nn.Module) -> set[str]:
     """Modules that text runs through; towers for images and sound do not run, so updates of theirs would stay zero."""
     decoder: nn.Module = getattr(model, "get_decoder", lambda: model)()
     inside = {id(module) for module in decoder.modules()}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from luthier.study.design import Design
     from luthier.study.results import StudyResult
 
-_NAMES = {"lora": "LoRA", "full": "full"}
+_NAMES = {"lora": "LoRA", "full": "full", "bitfit": "BitFit", "ia3": "(IA)³", "adapter": "adapters"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Role:
 
     Attributes:
         variant: Its name.
-        method: `LoRA`, `rsLoRA`, `full` or another method's name.
+        method: `LoRA`, `rsLoRA`, `DoRA`, `full` or another method's name.
         r: Its rank, where it has one.
         rate: Its learning rate.
         place: Its value of the study's axis, where it has one.
@@ -57,7 +57,8 @@ def roles(plan: Design) -> dict[str, Role]:
     for run in plan.runs:
         recipe = run.resolved.recipe
         name = str(recipe.method["name"])
-        method = "rsLoRA" if recipe.method.get("use_rslora") else _NAMES.get(name, name)
+        plain = "rsLoRA" if recipe.method.get("use_rslora") else _NAMES.get(name, name)
+        method = "DoRA" if recipe.method.get("use_dora") else plain
         place = flat(recipe.model_dump(mode="json")).get(plan.study.axis) if plan.study.axis else None
         if plan.study.axis == "data.train" and isinstance(place, list):
             place = sum(source["max_rows"] or 0 for source in place) or None  # rows: what a data curve is about

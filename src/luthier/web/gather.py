@@ -16,7 +16,7 @@ from luthier.core.errors import UserError
 from luthier.web.fill import BASE, categories_of, forgetting_of, rows_of
 from luthier.web.runs import Seen, read_json, read_run, read_yaml
 
-_NAMES = {"lora": "LoRA", "full": "full"}
+_NAMES = {"lora": "LoRA", "full": "full", "bitfit": "BitFit", "ia3": "(IA)³", "adapter": "adapters"}
 KINDS = 6  # groups that can be told apart by colour and shape
 _NOT_COMPARED = ("seed", "output_dir")
 Line = str | dict[str, Any]  # a sentence of study.json: {key, values, text}; a bare text of older ones
@@ -85,6 +85,8 @@ class Found:
         """The method of a variant in people's words."""
         recipe = next((run.recipe for run in self.runs if run.variant == variant and run.recipe), {})
         name = str(recipe.get("method.name") or recipe.get("method") or "")
+        if recipe.get("method.use_dora"):
+            return "DoRA"
         return "rsLoRA" if recipe.get("method.use_rslora") else _NAMES.get(name, name)
 
     def groups(self) -> dict[str, str]:

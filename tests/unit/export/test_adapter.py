@@ -128,7 +128,7 @@ def test_broken_folders(bench):
         with pytest.raises(ModelError, match=said):
             read_config(adapter)
     (adapter / "adapter_config.json").unlink()
-    with pytest.raises(ModelError, match=r"no adapter_config.json; a PEFT adapter folder"):
+    with pytest.raises(ModelError, match=r"no adapter_config.json or luthier_adapter.json; an adapter folder"):
         load_adapter(tiny("llama"), adapter)
 
 

@@ -339,7 +339,7 @@ def test_pattern_tables_are_short_and_exact(values, default, given, wanted):
         (
             "llama",
             {"target_modules": ["input_layernorm"]},
-            ["a LlamaRMSNorm", "linear and embedding layers", "modules_to_save"],
+            ["a LlamaRMSNorm", "linear and embedding layers", "`method: norm`", "modules_to_save"],
         ),
         ("llama", {"target_modules": ["self_attn"]}, ["a LlamaAttention", "name the layers in it: k_proj, o_proj"]),
         (
@@ -464,7 +464,6 @@ def _folder(tmp_path, **changes):
 
 
 VARIANTS = {
-    "use_dora": True,
     "alora_invocation_tokens": [1, 2],
     "trainable_token_indices": [5],
     "target_parameters": ["mlp.experts.gate_up_proj"],
@@ -483,7 +482,7 @@ VARIANTS = {
 
 @pytest.mark.parametrize("key", VARIANTS)
 def test_variants_are_refused_by_name(key, tmp_path):
-    with pytest.raises(ModelError, match=rf"{key}: .*; plain LoRA or rsLoRA.*merge_and_unload"):
+    with pytest.raises(ModelError, match=rf"{key}: .*; LoRA, rsLoRA or DoRA.*merge_and_unload"):
         load_adapter(tiny("llama"), _folder(tmp_path, **{key: VARIANTS[key]}))
 
 

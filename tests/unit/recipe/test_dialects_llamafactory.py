@@ -155,14 +155,23 @@ def test_every_template_that_is_named_exists():
     assert set(SAME.values()) - {"auto"} <= set(registry.entries("data.templates"))
 
 
+def test_freeze_keeps_its_keys():
+    words = {"freeze_trainable_layers": -3, "freeze_trainable_modules": "mlp,self_attn", "freeze_extra_modules": "norm"}
+    method = tree_of(finetuning_type="freeze", lora_rank=8, **words)["method"]
+    assert method == {
+        "name": "freeze",
+        "freeze_trainable_layers": -3,
+        "freeze_trainable_modules": ["mlp", "self_attn"],
+        "freeze_extra_modules": ["norm"],
+    }
+    assert tree_of(finetuning_type="full", **words)["method"] == {"name": "full"}
+
+
 @pytest.mark.parametrize(
     ("keys", "text"),
     [
         ({"quantization_bit": 4}, "quantization_bit: received 4"),
-        (
-            {"finetuning_type": "freeze"},
-            "finetuning_type: received 'freeze' (text); lora, full; write finetuning_type: full",
-        ),
+        ({"finetuning_type": "oft"}, "finetuning_type: received 'oft' (text); lora, full, freeze; write one of these"),
         ({"stage": "ppo"}, "stage: received 'ppo' (text); known: pt, sft, rm, dpo, kto"),
         (
             {"stage": "dpo", "pref_loss": "kto_pair"},

@@ -234,7 +234,6 @@ def test_lora_keys_without_use_peft_have_no_effect_and_say_so():
         ({"trainer": "grpo"}, "trainer: received 'grpo' (text); known: sft, dpo"),
         ({"dataset_mixer": {"a": 1.0}}, "dataset_name: a second way to name rows, beside dataset_mixer"),
         ({"deepspeed": "zero3.json"}, "deepspeed: received 'zero3.json' (text); remove it: Luthier does not shard"),
-        ({"use_dora": True}, "use_dora: received true"),
         ({"eval_strategy": "epoch", "load_best_model_at_end": True}, "eval_strategy: epoch, with load_best_model"),
         ({"report_to": "all"}, "report_to: received 'all'"),
         ({"lora_alfa": 8}, "lora_alfa: unknown key; did you mean 'lora_alpha'?"),
@@ -271,3 +270,7 @@ def test_a_recipe_of_the_handbook_loads_or_says_what_to_write(file):
 def test_a_launchers_file_beside_them_is_no_recipe(file):
     with pytest.raises(RecipeError, match=r"^distributed_type: this is a configuration of `accelerate launch`"):
         load_recipe(file)
+
+
+def test_dora_is_known():
+    assert tree_of(BARE | {"use_peft": True, "use_dora": True})["method"]["use_dora"] is True

@@ -31,7 +31,7 @@ PLACES = {key: _training.PLACES[key] for key in (*_SAME, *_SAME_TOO, "output_dir
     "default_system_message": "data.system",
 }
 _QUANTISED = "write it as false, and adapter: lora; Luthier trains on bfloat16 or float32 bases"
-_OTHER = "remove it: Luthier's methods are full and lora (with peft_use_rslora)"
+_OTHER = "remove it: Luthier has no such method or start; `lora` takes peft_use_rslora and peft_use_dora"
 _LATER = "remove it, and publish after training: `hf upload REPO OUTPUT_DIR`"
 ONLY = {key: _training.ONLY[key] for key in ("deepspeed", "fsdp", "fsdp_config", "resume_from_checkpoint")} | {
     "fp16": Only((False,), "write bf16: true"),
@@ -39,12 +39,12 @@ ONLY = {key: _training.ONLY[key] for key in ("deepspeed", "fsdp", "fsdp_config",
     "load_in_4bit": Only((False,), _QUANTISED),
     "load_in_8bit": Only((False,), _QUANTISED),
     "gptq": Only((False,), _QUANTISED),
-    "peft_use_dora": Only((False,), _OTHER),
-    "peft_init_lora_weights": Only((True,), _OTHER),
     "loraplus_lr_ratio": Only((), _OTHER),
     "relora": Only(OFF, _OTHER),
     "lisa_n_layers": Only(OFF, _OTHER),
-    "unfrozen_parameters": Only((None, []), "write method.freeze=[…] with the names that stay"),
+    "unfrozen_parameters": Only(
+        (None, []), "write method.name=freeze and method.unfrozen_parameters=[…], without ranges of rows"
+    ),
     "hub_model_id": Only((), _LATER),
     "push_dataset_to_hub": Only((), _LATER),
     "noisy_embedding_alpha": Only(OFF, "remove it: Luthier has no NEFTune"),
@@ -122,6 +122,8 @@ LORA = {
     "lora_dropout": "method.lora_dropout",
     "lora_modules_to_save": "method.modules_to_save",
     "peft_use_rslora": "method.use_rslora",
+    "peft_use_dora": "method.use_dora",
+    "peft_init_lora_weights": "method.init_lora_weights",
     "peft_layers_to_transform": "method.layers_to_transform",
 }
 OBJECTIVE = {

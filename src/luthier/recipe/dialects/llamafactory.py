@@ -24,11 +24,10 @@ PLACES = _training.PLACES | {
     "cutoff_len": "data.max_length",
     "default_system": "data.system",
 }
-_OTHER = "remove it: Luthier's methods are full and lora (with use_rslora)"
+_OTHER = "remove it: Luthier has no such method or start; `lora` takes use_rslora and use_dora"
 _MODEL = "remove it: the model is trained as it was loaded"
 ONLY = _training.ONLY | {
     "quantization_bit": Only((), "remove it: Luthier trains on bfloat16 or float32 bases"),
-    "use_dora": Only((False,), _OTHER),
     "pissa_init": Only((False,), _OTHER),
     "loraplus_lr_ratio": Only((), _OTHER),
     "use_galore": Only((False,), _OTHER),
@@ -104,6 +103,7 @@ LORA = {
     "lora_alpha": "method.lora_alpha",
     "lora_dropout": "method.lora_dropout",
     "use_rslora": "method.use_rslora",
+    "use_dora": "method.use_dora",
 }
 READ = (
     "additional_target",
@@ -234,16 +234,15 @@ def _method(draft: Draft) -> None:
     """Read `finetuning_type` and LoRA's keys."""
     kind = draft.take("finetuning_type", "lora")
     freeze = ("freeze_trainable_layers", "freeze_trainable_modules", "freeze_extra_modules")
-    draft.ignore(*freeze)
-    if kind == "freeze":
-        fix = "write finetuning_type: full, and name what stays, as in method.freeze=[embed_tokens, layers.0.]"
-        draft.refuse("finetuning_type", "received 'freeze' (text)", "lora, full", fix)
-    elif kind not in ("lora", "full"):
-        draft.refuse("finetuning_type", f"received {said(kind)}", "lora, full", "write one of these")
+    if kind not in ("lora", "full", "freeze"):
+        draft.refuse("finetuning_type", f"received {said(kind)}", "lora, full, freeze", "write one of these")
     if kind != "lora":
-        draft.put("method.name", "full", "finetuning_type")
-        draft.ignore(*LORA, "lora_target", "additional_target")
+        draft.put("method.name", "freeze" if kind == "freeze" else "full", "finetuning_type")
+        draft.ignore(*LORA, "lora_target", "additional_target", *(freeze if kind != "freeze" else ()))
+        for key in (key for key in freeze if kind == "freeze" and draft.has(key)):
+            draft.put(f"method.{key}", _names(draft.take(key)), key)
         return
+    draft.ignore(*freeze)
     draft.put("method.name", "lora", "finetuning_type")
     draft.table(LORA, {}, ())
     draft.default("method.r", 8)

@@ -31,7 +31,6 @@ _QUANTISED = "write it as false; Luthier trains on bfloat16 or float32 bases (me
 ONLY = _training.ONLY | {
     "load_in_4bit": Only((False,), _QUANTISED),
     "load_in_8bit": Only((False,), _QUANTISED),
-    "use_dora": Only((False,), "remove it: Luthier has no DoRA; use_rslora: true is there"),
     "lora_target_parameters": Only((*OFF, []), "name modules instead, in lora_target_modules"),
     "dataset_streaming": Only((False,), "remove it: tokens are kept on disk and mapped, not held in memory"),
     "max_completion_length": Only((), "write max_length for prompt and answer, max_prompt_length for the prompt"),
@@ -84,6 +83,7 @@ LORA = {
     "lora_target_modules": "method.target_modules",
     "lora_modules_to_save": "method.modules_to_save",
     "use_rslora": "method.use_rslora",
+    "use_dora": "method.use_dora",
 }
 READ = (
     "assistant_only_loss",

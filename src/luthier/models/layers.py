@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layers of a decoder, and where in one the attention and the MLP end."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from luthier.core.errors import RecipeError
+from luthier.models.targets import ends_with, in_decoder, is_linear, kind_of
+
+# What models call the linear that ends attention, the MLP as a module, and the linear that ends an MLP.
+ATTENTION_ENDS = ("o_proj", "out_proj", "c_proj", "dense", "wo")
+MLPS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe")
+MLP_ENDS = ("down_proj", "dense_4h_to_h", "mlp.c_proj", "fc2", "fc_out", "w2")
+
+
+def find_layers(model: nn.Module, where: str) -> tuple[str, int]:
+    """Name and length of the list of layers that text runs through: the longest that is in no other.
+
+    Args:
+        model: Any model, plain or adapted.
+        where: The recipe key that errors name.
+
+    Raises:
+        RecipeError: There is none.
+    """
+    within = in_decoder(model)
+    lists: dict[str, int] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and name in within and not any(name.startswith(f"{n}.") for n in lists):
+            lists[name] = len(module)
+    if not lists:
+        received = f"{type(model).__name__} has no list of layers"
+        raise RecipeError(where, received, "a model with numbered layers", "choose another method")
+    name = max(lists, key=lambda name: lists[name])
+    return name, lists[name]
+
+
+def attention_end(layer: nn.Module) -> str | None:
+    """The linear that ends attention, by its name in the layer; None if there is not just one."""
+    found = [
+        name
+        for name, module in layer.named_modules()
+        if is_linear(module) and kind_of(name, module) == "attention" and name.split(".")[-1] in ATTENTION_ENDS
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def mlp_of(layer: nn.Module) -> str | None:
+    """The module that is the MLP or the experts, by its name in the layer; None if there is not just one."""
+    found = [name for name, _ in layer.named_children() if name in MLPS]
+    return found[0] if len(found) == 1 else None
+
+
+def mlp_end(layer: nn.Module) -> str | None:
+    """The linear that ends the MLP of a layer, by its name in the layer; None if not just one."""
+    found = [n for n, m in layer.named_modules() if is_linear(m) and any(ends_with(n, end) for end in MLP_ENDS)]
+    return found[0] if len(found) == 1 else None
