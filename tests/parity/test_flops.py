@@ -57,3 +57,21 @@ def test_lora(name):
     plain = tiny("llama")
     plain.set_attn_implementation("eager")
     assert _counted(tiny("llama"), "lora", keys) == _plain_flops(get_peft_model(plain, LoraConfig(**keys)))
+
+
+OTHERS = [
+    ("freeze", {"freeze_trainable_layers": 1}),
+    ("bitfit", {"add_biases": True}),
+    ("norm", {}),
+    ("ia3", {}),
+    ("adapter", {"placement": "houlsby"}),
+    ("adapter", {"placement": "parallel", "layers_to_transform": [1]}),
+]
+
+
+@pytest.mark.parametrize(("method", "keys"), OTHERS)
+def test_other_methods(method, keys):
+    plain, module = tiny("llama"), registry.get("methods", method)
+    plain.set_attn_implementation("eager")
+    module.apply(plain, module.Config(**keys))
+    assert _counted(tiny("llama"), method, keys) == _plain_flops(plain)
