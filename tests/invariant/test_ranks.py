@@ -138,7 +138,7 @@ def test_a_request_to_stop_is_heard_by_all_ranks(tmp_path):
 class Summed:
     """An objective whose loss needs a sum over the whole step, as KTO's does."""
 
-    reference, loss_at_start = False, None
+    reference, loss_at_start, mismatched = False, None, False
 
     def units(self, forest):
         return len(forest.rows)
