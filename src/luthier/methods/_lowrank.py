@@ -99,8 +99,8 @@ class LoraLayer(nn.Module):
         return {"lora_A.weight": self.lora_A, "lora_B.weight": self.lora_B}
 
     def delta(self) -> torch.Tensor:
-        """The update in the base weight's own layout, in A's type (float32)."""
-        raise NotImplementedError
+        """The update in the base weight's own layout, in A's type (float32); each kind of layer has its own."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what its update is")
 
     @torch.no_grad()
     def merge(self) -> nn.Module:

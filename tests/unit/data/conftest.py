@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.unit.data.judged_pairs import PAIRS
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from luthier.data import prepare
@@ -149,3 +150,9 @@ def prepared(said, qwen):
 def facts():
     """Read the facts of a tokenizer."""
     return vocabulary
+
+
+@pytest.fixture
+def pairs(write, prepared):
+    """Nine pairs, prepared."""
+    return prepared(write(*PAIRS))

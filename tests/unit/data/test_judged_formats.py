@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import pytest
+from tests.unit.data.judged_reading import told
 
-from luthier.core import registry
-from luthier.core.errors import DataError
-from luthier.core.types import Judged
 from luthier.data.columns import choose
 from luthier.data.faults import RowFault
 
@@ -15,15 +13,6 @@ from luthier.data.faults import RowFault
 def read(row, format_="auto", **columns):
     reading = choose("f", format_, columns, list(row), judged=True)
     return reading.read(row, reading.columns)
-
-
-def told(judged: Judged):
-    """A judged row as plain lists: prompt, answers, grades."""
-
-    def plain(turns):
-        return turns if isinstance(turns, str) else [(turn.role, turn.content) for turn in turns]
-
-    return plain(judged.prompt), [plain(answer) for answer in judged.answers], list(judged.grades)
 
 
 def user(text):
@@ -35,6 +24,7 @@ def bot(text):
 
 
 U, A, B = ("user", "q"), ("assistant", "good"), ("assistant", "bad")
+
 PAIR = ([U], [[A], [B]], [1.0, 0.0])
 
 PAIRS = {
@@ -298,52 +288,3 @@ def test_a_tree_gives_an_example_for_each_question():
 def test_faults_of_trees(tree, said):
     with pytest.raises(RowFault, match=said):
         read({"message_tree_id": "x", "prompt": tree})
-
-
-JUDGED = [
-    ("preference", "prompt chosen rejected"),
-    ("preference", "chosen rejected messages score_chosen score_rejected prompt prompt_id"),
-    ("preference", "chosen_messages rejected_messages"),
-    ("preference", "question response_j response_k"),
-    ("ranked", "prompt answers ranks"),
-    ("ranked", "instruction completions"),
-    ("oasst", "message_tree_id tree_state prompt"),
-    ("comparison", "idx instruction input response1 response2 annotator1 annotator2 annotator3"),
-    ("comparison", "instruction output_1 output_2 preference generator_1"),
-    ("unpaired", "prompt completion label"),
-    ("unpaired", "messages label"),
-    ("unpaired", "instruction input output kto_tag"),
-    ("unpaired", "conversation_id context generation reward"),
-]
-
-
-@pytest.mark.parametrize(("name", "columns"), JUDGED)
-@pytest.mark.parametrize("judged", [True, None])
-def test_detection(name, columns, judged):
-    reading = choose("f", "auto", {}, columns.split(), judged=judged)
-    assert (reading.format, reading.judged) == (name, True)
-
-
-@pytest.mark.parametrize(("name", "columns"), JUDGED)
-def test_sft_never_reads_judged_rows(name, columns):
-    with pytest.raises(DataError, match="no format is known for its columns") as told:
-        choose("f", "auto", {}, columns.split(), judged=False)
-    assert f"s {name} they are for preference objectives (dpo, orpo, kto, reward" in str(told.value)
-
-
-def test_rows_of_sft_are_no_judged_rows():
-    with pytest.raises(DataError, match=r"as alpaca they are for objective sft, .*: change objective:"):
-        choose("f", "auto", {}, ["instruction", "output"], judged=True)
-    with pytest.raises(
-        DataError, match=r"rows of format alpaca are for objective sft, .*; here: preference objectives"
-    ):
-        choose("f", "alpaca", {}, ["instruction", "output"], judged=True)
-    with pytest.raises(DataError, match=r"rows of format preference are for preference objectives .*; here: objective"):
-        choose("f", "preference", {}, ["prompt", "chosen", "rejected"], judged=False)
-    assert not choose("f", "auto", {}, ["instruction", "output"], judged=None).judged
-
-
-def test_half_of_the_formats_are_judged():
-    names = registry.entries("data.formats")
-    judged = {name for name in names if getattr(registry.get("data.formats", name), "JUDGED", False)}
-    assert judged == {"preference", "ranked", "oasst", "comparison", "unpaired"}
