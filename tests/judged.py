@@ -94,7 +94,7 @@ def rows_for(name: str) -> list[Tree]:
 
 def said(name: str, trees: Sequence[Tree], dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
     """What a policy near the reference says of each tree: log-probabilities of scored tokens, or values of segments."""
-    values = hasattr(registry.get("objectives", name), "TASK")
+    values = hasattr(registry.get("objectives", name), "TASKS")
     random = torch.Generator().manual_seed(11)
     found = []
     for tree in trees:

@@ -40,6 +40,7 @@ from luthier.models.probe import prove_forest, unit_of
 from luthier.models.save import save_words
 from luthier.models.threads import fitting_threads
 from luthier.recipe import Model, Recipe, Resolved, entry_config, load_recipe
+from luthier.recipe.tasks import task_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 
     from luthier.core.trainable import Trainable
     from luthier.engine._callback import Callback
-    from luthier.models.tasks import Task
 
     Say = Callable[[str], None]
 
@@ -249,7 +249,7 @@ def load_base(recipe: Recipe, say: Say) -> PreTrainedModel:
     """Load the base and prove that it runs forests."""
     device = pick_device()
     dtype = pick_dtype(recipe.model.dtype, device.type)
-    task: Task = getattr(registry.get("objectives", recipe.objective["name"]), "TASK", "CAUSAL_LM")
+    task = task_of(recipe)
     values = 1 if task == "SEQ_CLS" else None
     model = load_model(recipe.model, dtype, task=task, num_labels=values, seed=recipe.seed, say=say).to(device)
     fuse(model)

@@ -17,6 +17,7 @@ from luthier.core import registry
 from luthier.core.trainable import Objective
 from luthier.core.types import Tree, unshared
 from luthier.kernels.forest import plant
+from luthier.recipe.tasks import rows_of
 
 OBJECTIVES = list(registry.entries("objectives"))
 each = pytest.mark.parametrize("name", OBJECTIVES)
@@ -110,7 +111,7 @@ def test_extremes_are_finite(name, keys, first, second):
     objective, trees = bound(name, keys), rows_for(name)
     outputs = []
     for tree in trees:
-        counts = [1 if _is(name, "TASK") else int(segment.scored.sum()) for segment in tree.segments]
+        counts = [1 if _is(name, "TASKS") else int(segment.scored.sum()) for segment in tree.segments]
         said_of = [torch.full((n,), first if place % 2 else second) for place, n in enumerate(counts)]
         outputs.append(torch.cat(said_of).requires_grad_())
     loss = loss_of(objective, trees, outputs)
@@ -136,12 +137,12 @@ def test_the_loss_at_the_start(name, keys):
 @every
 def test_prompts_may_stand_once_for_each_answer(name, keys):
     """The layout of other trainers gives the same loss: only who is judged counts."""
-    if not _is(name, "JUDGED"):
+    if rows_of(name) != "judged":
         return
     objective, trees = bound(name, keys), rows_for(name)
     outputs = said(name, trees)
     apart = [unshared(tree) for tree in trees]
-    if _is(name, "TASK"):  # a value for each segment: the prompt's stands there once for each answer
+    if _is(name, "TASKS"):  # a value for each segment: the prompt's stands there once for each answer
         spread = [torch.stack([v for value in values[1:] for v in (values[0], value)]) for values in outputs]
     else:
         spread = outputs
@@ -152,7 +153,7 @@ def test_prompts_may_stand_once_for_each_answer(name, keys):
 
 @every
 def test_rows_without_a_judgement_count_nothing(name, keys):
-    if not _is(name, "JUDGED"):
+    if rows_of(name) != "judged":
         return
     objective = bound(name, keys)
     nothing = [judged_tree([], seed, mismatched=1) for seed in range(2)]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+    from luthier.core.tasks import RowKind
     from luthier.core.types import Segment, Tree
     from luthier.data import Prepared
     from luthier.recipe.schema import Data
@@ -34,10 +35,10 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """See the module's text."""
-    from luthier.core import registry
     from luthier.data import ledger, prepare
     from luthier.models import load_tokenizer
     from luthier.recipe import load_recipe
+    from luthier.recipe.tasks import rows_of
 
     is_recipe = target.lower().endswith((".yaml", ".yml"))
     start: Any = target if is_recipe else {"model": {"model_name_or_path": "embedded"}, "data": {"train": target}}
@@ -51,14 +52,14 @@ def main(
     tokenizer = load_tokenizer(*words, alone=True)
     # the ledger is worth most where too much was refused, so it is shown first and held to the tolerance afterwards
     lenient = recipe.data.model_copy(update={"refused_tolerance": 1.0})
-    judged: bool | None = None  # a file alone says itself what it is
+    kind: RowKind | None = None  # a file alone says itself what it is
     if is_recipe or any(word.startswith("objective") for word in overrides or ()):
-        judged = bool(getattr(registry.get("objectives", recipe.objective["name"]), "JUDGED", False))
+        kind = rows_of(recipe.objective["name"])
     prepared = prepare(
         lenient,
         tokenizer,
         which="eval" if evaluation else "train",
-        judged=judged,
+        kind=kind,
         say=lambda line: print(line, file=sys.stderr),
     )
     trees = [prepared.rows.tree(row) for row in range(min(rows, len(prepared.rows)))]

@@ -80,8 +80,10 @@ class Objective(Protocol):
 
     Its module (`objectives/x.py`) may define, for what happens before it is bound:
 
-        JUDGED = True         its rows are judged answers (`core.types.Judged`): preference pairs, ranked lists, labels
-        TASK = "SEQ_CLS"      the model ends in a head of values instead of words, and `outputs` are values [N]
+        ROWS = "judged"       the kind of its rows (`core.tasks.RowKind`), "plain" if it does not say
+        TASKS = ("SEQ_CLS",)  what its model can be for (`core.tasks.Task`), ("CAUSAL_LM",) if it does not say
+        DEFAULT_FOR = "..."   the task whose objective it is where a recipe names none
+        LABELLED = True       `bind(config, labels)` takes what the rows are labelled with (`core.tasks.Labels`)
 
     Attributes:
         reference: Whether the forest must say what the reference model says (`Forest.reference`).
@@ -106,8 +108,9 @@ class Objective(Protocol):
         """The value over one micro-batch.
 
         Args:
-            outputs: Log-probability of each scored token, [S]; for `TASK = "SEQ_CLS"` the value of each segment at
-                its last token, [N].
+            outputs: What the model says, by its task. CAUSAL_LM and SEQ_2_SEQ_LM: log-probability of each scored
+                token, [S]. SEQ_CLS: values of each segment, [N], or [N, C] of several. TOKEN_CLS: [T, C].
+                QUESTION_ANS: logits of start and end, [T, 2]. FEATURE_EXTRACTION: hidden states, [T, H].
             forest: The micro-batch.
         """
         ...
@@ -115,7 +118,7 @@ class Objective(Protocol):
 
 @runtime_checkable
 class Gathering(Protocol):
-    """An objective whose loss needs numbers of the whole optimiser step (KTO's estimate of the KL).
+    """An objective whose loss needs numbers of the whole optimiser step (KTO's estimate of the KL, in-batch negatives).
 
     Attributes:
         mismatched: Whether each tree shall have another row's answer as one more child, with grade NaN.
@@ -128,4 +131,20 @@ class Gathering(Protocol):
 
     def gather(self, outputs: torch.Tensor, forest: Forest) -> Mapping[str, torch.Tensor]:
         """Sums over one micro-batch, without gradient; their totals over the step stand in `Forest.step` for `loss`."""
+        ...
+
+
+@runtime_checkable
+class Predicting(Protocol):
+    """An objective whose quality is more than a mean over units: accuracy, F1, rank correlation.
+
+    After an evaluation the records of all batches (and ranks) are joined along their first axis, in order.
+    """
+
+    def records(self, outputs: torch.Tensor, forest: Forest) -> Mapping[str, torch.Tensor]:
+        """What is kept of one batch, on the CPU: predictions beside what was right."""
+        ...
+
+    def metrics(self, records: Mapping[str, torch.Tensor]) -> Mapping[str, float]:
+        """Metrics by name, from the records of a whole evaluation."""
         ...

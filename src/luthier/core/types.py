@@ -84,11 +84,15 @@ class Segment:
         ids: Token ids, int32 of shape [L].
         scored: Whether the log-probability of this token is wanted, bool of shape [L].
         reference: What the reference model says of each scored token, float32; None where nobody asked it.
+        labels: Class of each token, `core.tasks.IGNORED` where it has none, int32 of shape [L]; None: no token has one.
+        types: Which of two texts each token belongs to (`token_type_ids`), int8 of shape [L]; None: the first.
     """
 
     ids: npt.NDArray[np.int32]
     scored: npt.NDArray[np.bool_]
     reference: npt.NDArray[np.float32] | None = None
+    labels: npt.NDArray[np.int32] | None = None
+    types: npt.NDArray[np.int8] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -105,6 +109,8 @@ class Tree:
         parents: Index of each segment's parent in ``segments``, -1 for a root.
         grades: Of each segment that is a judged answer, as in :class:`Judged`; NaN for all others, empty for none.
         scores: Likewise; empty where the data has none.
+        targets: What is true of the whole example: its class, one number for each class (1 where it applies), its
+            values, or the first and last token of an answer; empty for none.
         adapter: Which adapter this tree trains (0 where there is one).
         row: ``source:number`` of the data row, for messages to the user.
     """
@@ -113,6 +119,7 @@ class Tree:
     parents: tuple[int, ...] = (-1,)
     grades: tuple[float, ...] = field(default=(), compare=False)  # NaN is not equal to itself
     scores: tuple[float, ...] = field(default=(), compare=False)
+    targets: tuple[float, ...] = ()
     adapter: int = 0
     row: str = field(default="", compare=False)
 

@@ -13,6 +13,7 @@ from luthier.data.faults import RowFault, kind_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from luthier.core.tasks import RowKind
     from luthier.core.types import Example, Judged
 
 KIND = "data.formats"
@@ -25,9 +26,13 @@ OTHER_OBJECTIVES = frozenset(
         *("label", "labels", "kto_tag"),
     }
 )
-FOR = {
-    True: "preference objectives (dpo, orpo, kto, reward and the like), whose rows hold answers with a grade",
-    False: "objective sft, whose rows hold what is to be written",
+FOR: dict[RowKind, str] = {
+    "plain": "objective sft, whose rows hold what is to be written",
+    "judged": "preference objectives (dpo, orpo, kto, reward and the like), whose rows hold answers with a grade",
+    "labelled": "objective classification, whose rows hold a text and its label",
+    "tagged": "objective token_classification, whose rows hold words and their tags",
+    "question": "objective question_answering, whose rows hold a question, a context and an answer in it",
+    "texts": "objectives contrastive and cosine, whose rows hold texts that belong together",
 }
 
 
@@ -41,7 +46,7 @@ class Format(Protocol):
         COLUMNS: The format's own name of each column -> the other names it goes by.
         REQUIRED: The columns that must be there.
 
-    It may also define `JUDGED = True`: its rows are judged answers.
+    It may also define `ROWS`, the kind of its rows (`core.tasks.RowKind`); without it they are plain.
     """
 
     COLUMNS: Mapping[str, tuple[str, ...]]
@@ -70,14 +75,14 @@ class Reading:
         format: Key of the format.
         columns: The format's own name -> the name in the file, for the columns that are used.
         unused: Columns of the file that nothing reads.
-        judged: Whether its rows are judged answers.
+        kind: Which rows it gives.
         read: The format's reader.
     """
 
     format: str
     columns: dict[str, str]
     unused: tuple[str, ...]
-    judged: bool
+    kind: RowKind
     read: Callable[[Mapping[str, Any], Mapping[str, str]], Read]
 
 
@@ -128,7 +133,7 @@ def choose(
     present: Sequence[str],
     refused_at: str = "data",
     *,
-    judged: bool | None = False,
+    kind: RowKind | None = "plain",
 ) -> Reading:
     """Choose the format of a source.
 
@@ -138,7 +143,7 @@ def choose(
         renamed: The recipe's ``columns``: the format's own name -> the name in the file.
         present: Columns of the first rows, in their order.
         refused_at: The recipe key to name where ``name`` is unknown.
-        judged: Whether the objective takes judged answers; None takes either.
+        kind: Which rows the objective takes; None takes any.
 
     Raises:
         DataError: No format or more than one fits, its rows are for other objectives, or ``renamed`` names a column
@@ -150,11 +155,11 @@ def choose(
     back = {given: own for own, given in renamed.items()}
     # a column that goes by another one's name, as in {output: better} beside an `output`, is not used
     seen = frozenset(back.get(column, column) for column in present if column in back or column not in renamed)
-    key = _detect(where, seen, present, judged) if name == "auto" else name
+    key = _detect(where, seen, present, kind) if name == "auto" else name
     entry = cast("Format", registry.get(KIND, key, f"{refused_at}.format"))
-    if judged is not None and _judged(entry) is not judged:
+    if kind is not None and _kind(entry) != kind:
         fix = "change objective:, or name another file or format"
-        raise DataError(where, f"rows of format {key} are for {FOR[not judged]}", f"here: {FOR[judged]}", fix)
+        raise DataError(where, f"rows of format {key} are for {FOR[_kind(entry)]}", f"here: {FOR[kind]}", fix)
     unknown = [own for own in renamed if own not in entry.COLUMNS]
     if unknown:
         hint = did_you_mean(unknown[0], entry.COLUMNS)
@@ -169,16 +174,17 @@ def choose(
             f"name it in the recipe, as in columns: {{{missing[0]}: {present[0] if present else '...'}}}",
         )
     unused = tuple(column for column in present if column not in columns.values())
-    return Reading(format=key, columns=columns, unused=unused, judged=_judged(entry), read=entry.read)
+    return Reading(format=key, columns=columns, unused=unused, kind=_kind(entry), read=entry.read)
 
 
-def _judged(entry: Format) -> bool:
-    return bool(getattr(entry, "JUDGED", False))
+def _kind(entry: Format) -> RowKind:
+    kind: RowKind = getattr(entry, "ROWS", "plain")
+    return kind
 
 
-def _detect(where: str, seen: frozenset[str], present: Sequence[str], judged: bool | None) -> str:
+def _detect(where: str, seen: frozenset[str], present: Sequence[str], kind: RowKind | None) -> str:
     entries = {key: cast("Format", registry.get(KIND, key)) for key in registry.entries(KIND)}
-    known = [key for key, entry in entries.items() if judged is None or _judged(entry) is judged]
+    known = [key for key, entry in entries.items() if kind is None or _kind(entry) == kind]
     fitting = [key for key in known if entries[key].matches(seen)]
     if len(fitting) == 1:
         return fitting[0]
@@ -188,12 +194,13 @@ def _detect(where: str, seen: frozenset[str], present: Sequence[str], judged: bo
             where, f"its columns ({has}) fit {' and '.join(fitting)}", fix="say which: add format: to the source"
         )
     fix = "say how to read it, as in {path: ..., format: alpaca, columns: {instruction: question}}"
-    if judged:
+    if kind == "judged":
         fix = "say how to read it, as in {path: ..., format: preference, columns: {chosen: better, rejected: worse}}"
     others = [key for key, entry in entries.items() if key not in known and entry.matches(seen)]
-    if others and judged is not None:
-        fix = f"as {' or '.join(others)} they are for {FOR[not judged]}: change objective:. If not, {fix}"
-    if not judged and (other := sorted(seen & OTHER_OBJECTIVES)):
+    if others and kind is not None:
+        meant = " or ".join(dict.fromkeys(FOR[_kind(entries[key])] for key in others))
+        fix = f"as {' or '.join(others)} they are for {meant}: change objective:. If not, {fix}"
+    if kind == "plain" and (other := sorted(seen & OTHER_OBJECTIVES)):
         fix = fix[0].upper() + fix[1:] if others else f"If not, {fix}"
         fix = f"{' and '.join(other)}: are these rows for another objective? {fix}"
     if where.endswith((".csv", ".tsv")):

@@ -29,6 +29,7 @@ from luthier.data.template import resolve
 from luthier.data.vocabulary import vocabulary
 
 if TYPE_CHECKING:
+    from luthier.core.tasks import RowKind
     from luthier.recipe.schema import Data, Source
 
 HEAD = 64  # rows whose columns tell the format
@@ -62,7 +63,7 @@ def prepare(
     tokenizer: Any,
     *,
     which: Literal["train", "eval"],
-    judged: bool | None = None,
+    kind: RowKind | None = None,
     say: Say = lambda _: None,
 ) -> Prepared:
     """Read, render and tokenise the rows of ``data.train`` or ``data.eval``, or take them from the cache.
@@ -71,7 +72,7 @@ def prepare(
         data: That section of the recipe.
         tokenizer: A fast tokenizer of transformers.
         which: Which of the two.
-        judged: Whether the objective takes judged answers; None takes what the sources hold, all of one kind.
+        kind: Which rows the objective takes; None takes what the sources hold, all of one kind.
         say: Receives one line at a time about what happens.
 
     Raises:
@@ -81,13 +82,13 @@ def prepare(
     sources = data.train if which == "train" else data.eval
     if not sources:
         raise DataError(f"data.{which}", "no source", "a path, or a list of sources", f"add {which}: to data:")
-    if judged is not None:
-        _fitting(data, judged)
+    if kind is not None:
+        _fitting(data, kind)
     context = open_context(data, tokenizer, say)
     if which == "train" and context.tokenizer.model_max_length < data.max_length:  # said once a run
         longest = context.tokenizer.model_max_length
         say(f"data.max_length is {data.max_length:,}, but the tokenizer's model_max_length is {longest:,}")
-    stores = [_stored(context, source, which, judged) for source in sources]
+    stores = [_stored(context, source, which, kind) for source in sources]
     accounts = tuple(Account.from_json(store.about["account"]) for store in stores)
     ledger.check(accounts, data.refused_tolerance)
     for account in accounts:
@@ -109,16 +110,16 @@ def open_context(data: Data, tokenizer: Any, say: Say) -> Context:
     return Context(data=data, tokenizer=tokenizer, vocabulary=words, renderer=renderer, say=say)
 
 
-def _fitting(data: Data, judged: bool) -> None:
+def _fitting(data: Data, kind: RowKind) -> None:
     """Refuse keys that mean nothing to such rows.
 
     Raises:
         RecipeError: The message names the key.
     """
-    if judged and data.loss_on == "all":
+    if kind == "judged" and data.loss_on == "all":
         allowed = "assistant or last: an objective judges answers, not prompts"
         raise RecipeError("data.loss_on", "'all' with judged answers", allowed, "remove data.loss_on")
-    if judged:
+    if kind == "judged":
         return
     if data.max_prompt_length is not None:
         allowed = "max_length alone: rows of this objective have no prompt apart from the rest"
@@ -128,7 +129,7 @@ def _fitting(data: Data, judged: bool) -> None:
         raise RecipeError("data.share_prompts", "false", allowed, "remove it")
 
 
-def read_head(source: Source, parts: tuple[Part, ...], which: str, judged: bool | None) -> Reading:
+def read_head(source: Source, parts: tuple[Part, ...], which: str, kind: RowKind | None) -> Reading:
     """Choose the format from the columns of the first rows.
 
     Raises:
@@ -150,15 +151,14 @@ def read_head(source: Source, parts: tuple[Part, ...], which: str, judged: bool 
         raise DataError(f"{parts[0].label}:{number}", f"{fault}{many}", fix="mend or convert the file")
     if not good:
         raise DataError(parts[0].label, "it holds no rows", fix="give a file with rows")
-    return choose(source.path, source.format, source.columns, list(columns), f"data.{which}", judged=judged)
+    return choose(source.path, source.format, source.columns, list(columns), f"data.{which}", kind=kind)
 
 
-def _stored(context: Context, source: Source, which: str, judged: bool | None) -> Store:
+def _stored(context: Context, source: Source, which: str, kind: RowKind | None) -> Store:
     """Return the store of one source; make it where it is not in the cache."""
     parts = locate(source, which, context.say)
-    reading = read_head(source, parts, which, judged)
-    if reading.judged:
-        _fitting(context.data, judged=True)
+    reading = read_head(source, parts, which, kind)
+    _fitting(context.data, reading.kind)
     columns = ", ".join(own if own == given else f"{own} = {given}" for own, given in reading.columns.items())
     unused = f"; not used: {', '.join(reading.unused)}" if reading.unused else ""
     context.say(f"{source.path}: format {reading.format} ({columns}){unused}")
@@ -166,7 +166,7 @@ def _stored(context: Context, source: Source, which: str, judged: bool | None) -
     if whole(folder):
         return Store(folder)
     account = Account(source=source.path, format=reading.format, columns=reading.columns, unused=list(reading.unused))
-    with Writer(folder, judged=reading.judged) as writer:
+    with Writer(folder, judged=reading.kind == "judged") as writer:
         fill(context, parts, reading, account, writer, max_rows=source.max_rows)
         if not writer.rows:
             ledger.check([account], context.data.refused_tolerance)

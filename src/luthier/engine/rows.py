@@ -15,6 +15,7 @@ from luthier.engine.distributed import ALONE
 from luthier.kernels.forest import plant
 from luthier.models import load_tokenizer
 from luthier.recipe import entry_config
+from luthier.recipe.tasks import rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,8 +109,7 @@ def _drawn(
 ) -> tuple[Prepared, Drawn]:
     """The rows of `data.train` or `data.eval`, and what is drawn from them."""
     name, objective = recipe.objective["name"], bind(recipe)
-    judged = bool(getattr(registry.get("objectives", name), "JUDGED", False))
-    prepared = prepare(recipe.data, tokenizer, which=which, judged=judged, say=say)
+    prepared = prepare(recipe.data, tokenizer, which=which, kind=rows_of(name), say=say)
     _prove_units(prepared, objective, name)
     if isinstance(objective, Gathering) and objective.mismatched:
         return prepared, Mismatched(prepared.rows, recipe.data.max_length, f"data.{which}")

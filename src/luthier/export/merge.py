@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from luthier.core.tasks import Task
     from luthier.export.origin import Origin
     from luthier.export.proof import Proof
     from luthier.export.value_proof import ValueProof
-    from luthier.models.tasks import Task
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ModelError, UserError
 from luthier.export.adapter import head_rows, is_adapter, read_config
-from luthier.models.load import EMBEDDED, load_model, locate
+from luthier.models.failures import EMBEDDED
+from luthier.models.load import load_model, locate
 from luthier.recipe import Model, Recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from luthier.models.tasks import Task
+    from luthier.core.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from luthier.core.tasks import IGNORED
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from luthier.core.types import Tree
+    from luthier.core.types import Segment, Tree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,9 @@ class Forest:
         grades: Of each segment that is a judged answer, NaN for all others; N numbers (`core.types.Judged`).
         scores: Likewise, in the data's own unit; 0 where the data has none.
         reference: What the reference model says of each scored token, float32 [S]; None where nobody asked it.
+        labels: Class of each token, -100 where it has none, int64 [T]; None where no token has one.
+        type_ids: Which of two texts each token belongs to, int64 [T]; None: all to the first.
+        targets: Of each tree, as in `core.types.Tree`; empty where no tree has any.
         step: Sums over the whole optimiser step that an objective asked for (`core.trainable.Objective.gather`).
     """
 
@@ -72,6 +77,9 @@ class Forest:
     grades: tuple[float, ...] = ()
     scores: tuple[float, ...] = ()
     reference: torch.Tensor | None = None
+    labels: torch.Tensor | None = None
+    type_ids: torch.Tensor | None = None
+    targets: tuple[tuple[float, ...], ...] = ()
     step: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property
@@ -81,8 +89,9 @@ class Forest:
 
     @property
     def num_scored(self) -> int:
-        """Scored tokens."""
-        return len(self.score_target)
+        """Scored tokens, labelled tokens, and examples with targets: what there is to learn from."""
+        labelled = 0 if self.labels is None else int((self.labels >= 0).sum())
+        return len(self.score_target) + labelled + sum(map(bool, self.targets))
 
     @property
     def num_pairs(self) -> int:
@@ -136,7 +145,8 @@ class Forest:
 
     def to(self, device: torch.device | str) -> Forest:
         """The same forest with its tensors on `device`."""
-        names = ("input_ids", "position_ids", "score_index", "score_target", "score_segment", "reference")
+        names = ["input_ids", "position_ids", "score_index", "score_target", "score_segment"]
+        names += ["reference", "labels", "type_ids"]
         tensors = {name: tensor for name in names if (tensor := getattr(self, name)) is not None}
         return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
 
@@ -193,6 +203,7 @@ def plant(trees: Sequence[Tree]) -> Forest:
             starts.append(start + len(segment))
             parents.append(-1 if parent < 0 else first + parent)
             tree_of.append(number)
+    every = [segment for tree in trees for segment in tree.segments]
     return Forest(
         input_ids=_int64(ids),
         position_ids=_int64(positions),
@@ -207,6 +218,9 @@ def plant(trees: Sequence[Tree]) -> Forest:
         grades=tuple(grades),
         scores=tuple(scores),
         reference=_joined(references),
+        labels=_filled([segment.labels for segment in every], every, IGNORED),
+        type_ids=_filled([segment.types for segment in every], every, 0),
+        targets=tuple(tree.targets for tree in trees) if any(tree.targets for tree in trees) else (),
     )
 
 
@@ -241,7 +255,21 @@ def under(forest: Forest, length: int) -> Forest:
         score_segment=forest.score_segment + 1,
         grades=(math.nan, *forest.grades) if forest.grades else (),
         scores=(0.0, *forest.scores) if forest.scores else (),
+        labels=_led(forest.labels, length, IGNORED),
+        type_ids=_led(forest.type_ids, length, 0),
     )
+
+
+def _led(values: torch.Tensor | None, length: int, by: int) -> torch.Tensor | None:
+    return None if values is None else torch.cat([values.new_full((length,), by), values])
+
+
+def _filled(parts: list[np.ndarray | None], segments: Sequence[Segment], missing: int) -> torch.Tensor | None:
+    """One number a token, `missing` in segments that have none; None where no segment has any."""
+    if all(part is None for part in parts):
+        return None
+    whole = zip(parts, segments, strict=True)
+    return _int64([np.full(len(segment), missing) if part is None else part for part, segment in whole])
 
 
 def _joined(references: list[np.ndarray | None]) -> torch.Tensor | None:

@@ -7,14 +7,14 @@ transformers is imported when a model is asked for: ``luthier --help`` stays qui
 from __future__ import annotations
 
 import logging
-import os
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ModelError
 from luthier.models.bars import without_bars, without_report
-from luthier.models.tasks import Task, auto_class, draw_head, head_keys, settle_padding, settle_task, task_of
+from luthier.models.failures import EMBEDDED, cannot_load, load_errors
+from luthier.models.tasks import auto_class, draw_head, head_keys, settle_padding, settle_task, task_of
 from luthier.models.threads import bound_caches
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from luthier.core.tasks import Task
     from luthier.recipe.schema import Model
 
-EMBEDDED = {"embedded": "small", "embedded-tiny": "tiny"}
 # Architectures whose attention is their own code and takes a whole [T, T] mask: slower, and memory grows with T^2.
 DENSE = {"falcon": "sdpa", "gptj": "eager", "codegen": "eager"}
 
@@ -108,8 +108,8 @@ def load_tokenizer(
     place = str(folder) if bare else locate(name_or_path, weights=not alone)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
-    except _load_errors() as error:
-        raise _cannot_load(name_or_path, "tokenizer", error) from error
+    except load_errors() as error:
+        raise cannot_load(name_or_path, "tokenizer", error) from error
     if not tokenizer.is_fast:
         raise ModelError(f"tokenizer {name_or_path}", "a slow tokenizer", "a tokenizer.json (fast tokenizer)")
     if tokenizer.pad_token_id is None:
@@ -136,8 +136,8 @@ def load_config(
     place = locate(name_or_path, weights=weights)
     try:
         config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
-    except _load_errors() as error:
-        raise _cannot_load(name_or_path, "model", error) from error
+    except load_errors() as error:
+        raise cannot_load(name_or_path, "model", error) from error
     code = getattr(config, "auto_map", None) or {}
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and "AutoModelForCausalLM" not in code:
         kinds = getattr(config, "architectures", None) or [type(config).__name__]
@@ -196,11 +196,11 @@ def load_model(
                 trust_remote_code=model.trust_remote_code,
                 output_loading_info=True,
             )
-    except _load_errors() as error:
+    except load_errors() as error:
         if isinstance(error, KeyError) and error.args == ("luthier",):  # a table of its own attention classes
             found = f"{config.model_type}: its attention is code of its own, which takes no forest"
             raise ModelError(f"model {name}", found, RUNNABLE, "choose such a model") from None
-        raise _cannot_load(name, "model", error) from error
+        raise cannot_load(name, "model", error) from error
     _check_complete(name, found, say, head_keys(loaded) if new_head else set())
     if new_head:
         draw_head(loaded, name, seed, say)
@@ -226,64 +226,6 @@ def _check_complete(name: str, found: dict[str, Any], say: Callable[[str], None]
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
-
-
-def _load_errors() -> tuple[type[Exception], ...]:
-    """What transformers raises for a model that cannot be loaded."""
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-
-    known = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError)
-    return (*known, SafetensorError, StrictDataclassError)
-
-
-def _cannot_load(name: str, what: str, error: Exception) -> ModelError:
-    where, text = f"{what} {name}", " ".join(str(error).split())
-    folder = Path(name).expanduser()
-    if "trust_remote_code" in text:
-        return ModelError(
-            where,
-            "it needs Python code that comes with it",
-            "architectures that transformers knows, unless model.trust_remote_code is true",
-            "read that code first; set model.trust_remote_code: true only if you trust it",
-        )
-    if type(error).__name__ == "SafetensorError":
-        return ModelError(
-            where,
-            f"{_broken_file(folder)} cannot be read ({text[:200]})",
-            "whole safetensors files",
-            "download the file again: it is cut off or is not safetensors",
-        )
-    if "ignore_mismatched_sizes" in text:
-        return ModelError(
-            where,
-            "weights have other shapes than config.json says (transformers' report above names them)",
-            "weights and configuration of the same model",
-            "download the whole folder again",
-        )
-    on_hub = not folder.exists() and name not in EMBEDDED
-    if on_hub and (os.environ.get("HF_HUB_OFFLINE") == "1" or "connect" in text.lower() or "offline" in text.lower()):
-        return ModelError(
-            where,
-            "not in the local cache, and the hub cannot be reached (or HF_HUB_OFFLINE is set)",
-            "a local folder, a model downloaded before, or 'embedded'",
-            f"download it where there is a network (hf download {name}) and name the folder",
-        )
-    fix = "check the name and the revision" if on_hub else "check the folder"
-    return ModelError(where, f"cannot be loaded ({text[:300]})", "a causal language model that transformers knows", fix)
-
-
-def _broken_file(folder: Path) -> str:
-    """The first safetensors file of a folder whose header cannot be read."""
-    from safetensors import SafetensorError, safe_open
-
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(file, "pt"):
-                pass
-        except (SafetensorError, OSError):
-            return file.name
-    return "a weight file"
 
 
 @cache

@@ -7,7 +7,7 @@ may be missing in a checkpoint: it is drawn from the run's seed, as transformers
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from transformers import PretrainedConfig, PreTrainedModel
 
-Task = Literal["CAUSAL_LM", "SEQ_CLS"]  # PEFT's words
+    from luthier.core.tasks import Task
+
 _CLASSIFIER = "ForSequenceClassification"
 
 

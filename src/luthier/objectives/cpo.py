@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from luthier.kernels.forest import Forest
 
-JUDGED = True
+ROWS = "judged"
 
 
 def _has_effect(value: float, info: ValidationInfo) -> float:

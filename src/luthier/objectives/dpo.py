@@ -29,7 +29,7 @@ from luthier.objectives._reference import Positive, ReferenceConfig, Smoothing, 
 if TYPE_CHECKING:
     from luthier.kernels.forest import Forest
 
-JUDGED = True
+ROWS = "judged"
 
 OF_THE_DIFFERENCE = ("sigmoid", "hinge", "robust", "exo_pair", "discopop")
 SMOOTHED = ("sigmoid", "robust", "exo_pair")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from luthier.kernels.forest import Forest
 
-JUDGED = True
+ROWS = "judged"
 
 
 class Config(ReferenceConfig):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from luthier.kernels.forest import Forest
     from luthier.objectives._answers import Answers
 
-JUDGED = True
+ROWS = "judged"
 
 
 class Config(ReferenceConfig):

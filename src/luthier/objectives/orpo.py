@@ -20,7 +20,7 @@ from luthier.objectives._reference import AnswerConfig, Positive
 if TYPE_CHECKING:
     from luthier.kernels.forest import Forest
 
-JUDGED = True
+ROWS = "judged"
 
 
 class Config(AnswerConfig):

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from luthier.kernels.forest import Forest
 
-JUDGED = True
-TASK = "SEQ_CLS"
+ROWS = "judged"
+TASKS = ("SEQ_CLS",)
 
 
 class Config(AnswerConfig):

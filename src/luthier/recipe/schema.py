@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from luthier.core.tasks import Task
+
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -32,6 +34,8 @@ class Model(Section):
     """A transformers folder, a hub name, `embedded` or `embedded-tiny`."""
     model_revision: str | None = None
     """Hub revision."""
+    task_type: Literal["auto"] | Task = "auto"
+    """What the model is for, in PEFT's words; `auto`: what `objective` trains. Alone, it chooses the objective."""
     adapter_name_or_path: str | None = None
     """A PEFT folder to go on training from; its settings must agree with `method`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -95,6 +99,10 @@ class Data(Section):
     """`auto`: the model's own. Else a name of `luthier templates`, a Jinja file, or Jinja itself."""
     system: str | None = None
     """System prompt for conversations that have none."""
+    labels: tuple[str, ...] = ()
+    """Names of the classes or tags in the order of their numbers; empty: those of the training rows, sorted."""
+    doc_stride: NonNegative = 128
+    """Tokens that two windows of one long row share, where rows are questions or tagged words."""
     refused_tolerance: Share = 0.02
     """Share of refused rows above which the run stops before it starts."""
     shuffle: bool = True

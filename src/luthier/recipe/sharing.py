@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from luthier.core import registry
+from luthier.recipe.tasks import task_of
 
 if TYPE_CHECKING:
     from luthier.recipe.schema import Recipe
@@ -17,9 +18,8 @@ def why_alone(recipe: Recipe) -> str | None:
     method = registry.get("methods", recipe.method["name"])
     if not getattr(method, "SHARES_BASE", False):
         return f"method {recipe.method['name']} {getattr(method, 'ALONE', 'trains the base itself')}"
-    objective = recipe.objective["name"]
-    if getattr(registry.get("objectives", objective), "TASK", "CAUSAL_LM") != "CAUSAL_LM":
-        return f"objective {objective} gives the model another head"
+    if (task := task_of(recipe)) != "CAUSAL_LM":
+        return f"task {task} gives the model another head"
     if recipe.train.torch_compile:
         return "train.torch_compile is on"
     if recipe.train.gradient_checkpointing is True:

@@ -28,6 +28,7 @@ from luthier.kernels.forest import plant
 from luthier.models import load_model
 from luthier.recipe import entry_config, load_recipe
 from luthier.recipe.fingerprint import flat
+from luthier.recipe.tasks import task_of
 from luthier.run import train
 from luthier.study.checks import LENGTH
 from luthier.study.inputs import inputs_digest
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from luthier.data import Batches
-    from luthier.models.tasks import Task
     from luthier.recipe import Recipe
     from luthier.study.design import Design, Planned
     from luthier.study.sections import Budget
@@ -159,8 +159,7 @@ def _rates(run: Planned, say: Say) -> dict[str, float]:
 
     say(f"{run.variant}: counting the operations of a step")
     recipe = run.resolved.recipe
-    task: Task = getattr(registry.get("objectives", recipe.objective["name"]), "TASK", "CAUSAL_LM")
-    model = load_model(recipe.model, torch.float32, task=task, say=lambda _: None)
+    model = load_model(recipe.model, torch.float32, task=task_of(recipe), say=lambda _: None)
     registry.get("methods", recipe.method["name"]).apply(model, entry_config("method", recipe.method))
     found = count_rates(model)
     return {"per_token": found.per_token, "per_scored": found.per_scored, "per_pair": found.per_pair}

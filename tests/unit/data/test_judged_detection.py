@@ -27,32 +27,32 @@ JUDGED = [
 
 
 @pytest.mark.parametrize(("name", "columns"), JUDGED)
-@pytest.mark.parametrize("judged", [True, None])
-def test_detection(name, columns, judged):
-    reading = choose("f", "auto", {}, columns.split(), judged=judged)
-    assert (reading.format, reading.judged) == (name, True)
+@pytest.mark.parametrize("kind", ["judged", None])
+def test_detection(name, columns, kind):
+    reading = choose("f", "auto", {}, columns.split(), kind=kind)
+    assert (reading.format, reading.kind) == (name, "judged")
 
 
 @pytest.mark.parametrize(("name", "columns"), JUDGED)
 def test_sft_never_reads_judged_rows(name, columns):
     with pytest.raises(DataError, match="no format is known for its columns") as told:
-        choose("f", "auto", {}, columns.split(), judged=False)
+        choose("f", "auto", {}, columns.split(), kind="plain")
     assert f"s {name} they are for preference objectives (dpo, orpo, kto, reward" in str(told.value)
 
 
 def test_rows_of_sft_are_no_judged_rows():
     with pytest.raises(DataError, match=r"as alpaca they are for objective sft, .*: change objective:"):
-        choose("f", "auto", {}, ["instruction", "output"], judged=True)
+        choose("f", "auto", {}, ["instruction", "output"], kind="judged")
     with pytest.raises(
         DataError, match=r"rows of format alpaca are for objective sft, .*; here: preference objectives"
     ):
-        choose("f", "alpaca", {}, ["instruction", "output"], judged=True)
+        choose("f", "alpaca", {}, ["instruction", "output"], kind="judged")
     with pytest.raises(DataError, match=r"rows of format preference are for preference objectives .*; here: objective"):
-        choose("f", "preference", {}, ["prompt", "chosen", "rejected"], judged=False)
-    assert not choose("f", "auto", {}, ["instruction", "output"], judged=None).judged
+        choose("f", "preference", {}, ["prompt", "chosen", "rejected"], kind="plain")
+    assert choose("f", "auto", {}, ["instruction", "output"], kind=None).kind == "plain"
 
 
 def test_half_of_the_formats_are_judged():
     names = registry.entries("data.formats")
-    judged = {name for name in names if getattr(registry.get("data.formats", name), "JUDGED", False)}
+    judged = {name for name in names if getattr(registry.get("data.formats", name), "ROWS", "plain") == "judged"}
     assert judged == {"preference", "ranked", "oasst", "comparison", "unpaired"}

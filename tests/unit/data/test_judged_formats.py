@@ -11,7 +11,7 @@ from luthier.data.faults import RowFault
 
 
 def read(row, format_="auto", **columns):
-    reading = choose("f", format_, columns, list(row), judged=True)
+    reading = choose("f", format_, columns, list(row), kind="judged")
     return reading.read(row, reading.columns)
 
 

@@ -184,10 +184,10 @@ def test_plain_stores_have_no_arrays_of_judged_ones(write, prepared, home):
 )
 def test_keys_without_effect_are_refused(qwen, write, judged, keys, said):
     with pytest.raises(RecipeError, match=said):
-        prepare(Data(train=write(*PAIRS), **keys), qwen, which="train", judged=judged)
+        prepare(Data(train=write(*PAIRS), **keys), qwen, which="train", kind="judged" if judged else "plain")
 
 
 def test_the_wrong_objective_is_told(qwen, write):
     with pytest.raises(DataError, match="As preference they are for preference objectives"):
-        prepare(Data(train=write(*PAIRS)), qwen, which="train", judged=False)
-    assert prepare(Data(train=write(*PAIRS)), qwen, which="train", judged=True).rows.judged
+        prepare(Data(train=write(*PAIRS)), qwen, which="train", kind="plain")
+    assert prepare(Data(train=write(*PAIRS)), qwen, which="train", kind="judged").rows.judged

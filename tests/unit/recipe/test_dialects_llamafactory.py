@@ -93,7 +93,7 @@ def test_reading_of_a_data_set(folder, stage, name, read):
 
 def test_columns_are_those_that_our_formats_read():
     given = {"prompt": "conversations", "chosen": "better"}
-    reading = choose("p.json", "preference", given, ["conversations", "better", "rejected"], judged=True)
+    reading = choose("p.json", "preference", given, ["conversations", "better", "rejected"], kind="judged")
     assert reading.columns == given | {"rejected": "rejected"}
 
 

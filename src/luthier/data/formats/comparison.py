@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from luthier.core.types import Judged
 
-JUDGED = True
+ROWS = "judged"
 ANNOTATORS = ("annotator1", "annotator2", "annotator3")
 COLUMNS: dict[str, tuple[str, ...]] = PROMPT | {
     "first": ("response1", "response_1", "output_1", "output1"),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from luthier.core.types import Judged
     from luthier.data.formats._judged import Turns
 
-JUDGED = True
+ROWS = "judged"
 COLUMNS: dict[str, tuple[str, ...]] = PROMPT | {
     "chosen": ("chosen_messages", "response_j"),
     "rejected": ("rejected_messages", "response_k"),

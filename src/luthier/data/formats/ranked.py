@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from luthier.core.types import Judged
 
-JUDGED = True
+ROWS = "judged"
 COLUMNS: dict[str, tuple[str, ...]] = PROMPT | {
     "answers": ("responses", "completions", "outputs"),
     "ranks": ("rank", "ranking"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from luthier.core.types import Judged, Message
 
-JUDGED = True
+ROWS = "judged"
 COLUMNS: dict[str, tuple[str, ...]] = PROMPT | {
     "prompt": ("context",),
     "completion": ("output", "response", "answer", "generation"),
