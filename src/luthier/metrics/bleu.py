@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """BLEU of a whole corpus, to the numbers of sacrebleu with its defaults: 4-grams, exponential smoothing, 0 to 100.
 
-Written here, not taken from sacrebleu: it is a page of code, and sacrebleu would be a dependency (with three of its own)
+Written here, not taken from sacrebleu: a page of code, where sacrebleu would be a dependency (with others of its own)
 of every evaluation. The tokenisers are its `13a` and, where references are Chinese, `zh`.
 """
 
@@ -71,7 +71,7 @@ def bleu(predicted: Sequence[str], references: Sequence[Sequence[str]]) -> float
 
 
 def _combined(hits: Sequence[int], total: Sequence[int], said: int, nearest: int) -> float:
-    """Geometric mean of the precisions, the k-th zero among them taken as 1 / (2^k total), with a penalty for brevity."""
+    """Geometric mean of the precisions (the k-th zero among them is 1 / (2^k total)), with a penalty for brevity."""
     if not any(hits):
         return 0.0
     halved, logs = 1.0, 0.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Matthews correlation: agreement of two labellings, 1 for the same, 0 for what chance gives, of any number of classes."""
+"""Matthews correlation: agreement of two labellings with any number of classes, 0 for what chance gives."""
 
 from __future__ import annotations
 
