@@ -120,8 +120,8 @@ class Classification:
         known = [tree for tree, target in enumerate(forest.targets) if target]
         places = torch.tensor([last[tree] for tree in known], dtype=torch.int64, device=values.device)
         targets = np.array([forest.targets[tree] for tree in known], np.float64)
-        shape = (0, values.shape[1]) if not known else targets.shape
-        return values[places], torch.from_numpy(targets.reshape(shape)).to(values)
+        wide = 1 if self.problem == "single_label_classification" else values.shape[1]
+        return values[places], torch.from_numpy(targets.reshape(len(known), wide)).to(values)
 
 
 def bind(config: Config, labels: Labels | None = None) -> Classification:
