@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from luthier.core.tasks import Labels
     from luthier.core.trainable import Trainable
     from luthier.engine._callback import Callback
 
@@ -109,7 +110,7 @@ def train(
                 return _reopen(recipe, folder, summary, say)
             rows = ranks.one_first(lambda: read_rows(recipe, say, ranks))
             with routed_float32(pick_device().type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
-                model, trainable = _build(recipe, say)
+                model, trainable = _build(recipe, rows.labels, say)
                 ranks.wait()  # the memory that is free is looked at when every rank holds its model
                 fit_memory(recipe, trainable, rows.batches.largest(), say, ranks=ranks.local_world)
                 with fitting_threads(model) as threads, machine.kept_pages():
@@ -125,7 +126,7 @@ def open_run(
 ) -> Work:
     """Write what a run begins with into its folder, and give what the loop needs."""
     recipe, folder = resolved.recipe, Path(resolved.recipe.output_dir)
-    objective = bind(recipe)
+    objective = bind(recipe, rows.labels)
     held_out, refer, began = rows.eval_rows, None, time.process_time()
     if objective.reference:  # before anything is written or trained: what it says is of the policy's first state
         other = partial(load, dtype=recipe.model.dtype)
@@ -185,9 +186,9 @@ def preview(recipe: Recipe | Resolved | dict[str, Any] | str | Path, *, say: Say
         say(note)
     rows = read_rows(recipe, say, place_here())
     with routed_float32(pick_device().type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
-        model, trainable = _build(recipe, say)
+        model, trainable = _build(recipe, rows.labels, say)
         fit_memory(recipe, trainable, rows.batches.largest(), say)
-        if bind(recipe).reference:
+        if bind(recipe, rows.labels).reference:
             check_reference(asked_by(recipe, rows), trainable, rows, partial(load, dtype=recipe.model.dtype))
     steps = rows.batches.total_steps
     return {
@@ -245,13 +246,15 @@ def _load_adapted(
     return model.to(device), tokenizer
 
 
-def load_base(recipe: Recipe, say: Say) -> PreTrainedModel:
-    """Load the base and prove that it runs forests."""
+def load_base(recipe: Recipe, labels: Labels | None, say: Say) -> PreTrainedModel:
+    """Load the base, with a head for what the rows are labelled with, and prove that it runs forests."""
     device = pick_device()
     dtype = pick_dtype(recipe.model.dtype, device.type)
     task = task_of(recipe)
-    values = 1 if task == "SEQ_CLS" else None
-    model = load_model(recipe.model, dtype, task=task, num_labels=values, seed=recipe.seed, say=say).to(device)
+    values = len(labels) if labels is not None else 1 if task == "SEQ_CLS" else None
+    words: dict[str, Any] = {"num_labels": values, "seed": recipe.seed, "say": say}
+    words |= {} if labels is None else {"labels": labels}
+    model = load_model(recipe.model, dtype, task=task, **words).to(device)
     fuse(model)
     error = prove_forest(model, recipe.model.model_name_or_path)
     kind = f"{type(model).__name__} on {device} in {str(dtype).removeprefix('torch.')}"
@@ -259,9 +262,9 @@ def load_base(recipe: Recipe, say: Say) -> PreTrainedModel:
     return model
 
 
-def _build(recipe: Recipe, say: Say) -> tuple[PreTrainedModel, Trainable]:
+def _build(recipe: Recipe, labels: Labels | None, say: Say) -> tuple[PreTrainedModel, Trainable]:
     """The base with the method applied."""
-    model = load_base(recipe, say)
+    model = load_base(recipe, labels, say)
     trainable = apply_method(recipe, model, say)
     if recipe.train.torch_compile:
         say(f"{compile_layers(model)} layers are compiled at the first step")
