@@ -46,6 +46,11 @@ class LowRank(NamedTuple):
     scaling: float
 
 
+def multiply_adds(weight: torch.Tensor, reached: bool) -> int:
+    """What x W^T costs for each row of x: forward, x's gradient where one is asked for, W's where W trains."""
+    return weight.numel() * (1 + reached + weight.requires_grad)
+
+
 def plain_lowrank_linear(
     x: torch.Tensor,
     weight: torch.Tensor,

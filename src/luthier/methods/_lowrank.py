@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from luthier.kernels.lowrank import LowRank, lowrank_linear
+from luthier.kernels.lowrank import LowRank, lowrank_linear, multiply_adds
 from luthier.kernels.lowrank_many import Part
 from luthier.methods._starts import FROM_BASE, from_base
 
@@ -97,6 +97,20 @@ class LoraLayer(nn.Module):
     def tensors(self) -> dict[str, torch.Tensor]:
         """What trains, by its name in PEFT's files."""
         return {"lora_A.weight": self.lora_A, "lora_B.weight": self.lora_B}
+
+    def pair(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """A and B as they multiply."""
+        return self.lora_A, self.lora_B
+
+    def row_products(self, reached: bool) -> int:
+        """Multiply-adds of the update for each row of x, forward and backward (`engine.flops`)."""
+        a, b = self.pair()
+        looked_up = isinstance(self.base_layer, nn.Embedding)
+        return (0 if looked_up else multiply_adds(a, reached)) + multiply_adds(b, reached or a.requires_grad)
+
+    def pass_products(self) -> int:
+        """Multiply-adds for each pass besides."""
+        return 0
 
     def delta(self) -> torch.Tensor:
         """The update in the base weight's own layout, in A's type (float32); each kind of layer has its own."""
