@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from luthier.kernels.lowrank import lowrank_linear, multiply_adds
-from luthier.methods._lowrank import LinearUpdate, LoraEmbedding, LoraLayer
+from luthier.methods._lora_ends import LoraEmbedding
+from luthier.methods._lowrank import LinearUpdate, LoraLayer
 
 MAGNITUDE = "lora_magnitude_vector"
 
