@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from transformers.pytorch_utils import Conv1D
 
@@ -15,6 +15,8 @@ from luthier.methods._updates import train_updates
 from luthier.models.targets import endings_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
     from luthier.core.trainable import Trainable
@@ -22,14 +24,7 @@ if TYPE_CHECKING:
     from luthier.methods._lowrank import LoraLayer
 
 
-class Wrap(Protocol):
-    """What puts the fitting low-rank layer around a linear or an embedding."""
-
-    def __call__(self, module: nn.Module, *, r: int, scaling: float, dropout: float) -> LoraLayer:
-        """The layer."""
-
-
-def rewire(model: nn.Module, config: Config, plan: Plan, around: Wrap | None = None) -> Trainable:
+def rewire(model: nn.Module, config: Config, plan: Plan, around: Callable[..., LoraLayer] | None = None) -> Trainable:
     """Freeze a model and put low-rank layers around its targets.
 
     Args:
@@ -49,7 +44,7 @@ def rewire(model: nn.Module, config: Config, plan: Plan, around: Wrap | None = N
     )
 
 
-def _made(config: Config, plan: Plan, around: Wrap) -> dict[str, LoraLayer]:
+def _made(config: Config, plan: Plan, around: Callable[..., LoraLayer]) -> dict[str, LoraLayer]:
     tied_head = plan.tied[1] if plan.tied else None
     layers: dict[str, LoraLayer] = {}
     for name, module in plan.targets.items():

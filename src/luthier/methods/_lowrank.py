@@ -192,7 +192,7 @@ class LoraLinear(LinearUpdate):
 
     def saved(self) -> dict[str, torch.Tensor]:
         """What a file holds: plain LoRA for the plain base, of rank 2 r where the start came from the base."""
-        return dict(zip(self.tensors(), self.pair(), strict=True))
+        return dict(zip(("lora_A.weight", "lora_B.weight"), self.pair(), strict=True))
 
     def low_rank(self) -> LowRank:
         """What the kernel needs of it."""

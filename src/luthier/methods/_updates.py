@@ -48,7 +48,7 @@ class LinearKeys(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     target_modules: Names = "all-linear"
-    """Linears: a list of name endings, a regular expression over whole names, or `all-linear`, `attention`, `mlp`."""
+    """A list of name endings, a regular expression over whole names, or `all-linear`, `attention`, `mlp`."""
     exclude_modules: Names | None = None
     """Name endings or a regular expression to leave out."""
     layers_to_transform: Annotated[tuple[int, ...] | None, BeforeValidator(as_tuple)] = None

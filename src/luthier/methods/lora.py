@@ -107,6 +107,8 @@ def check_agrees(model: nn.Module, given: Mapping[str, Any], where: str) -> None
 def unfold(model: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A folder's tensors as a recipe's layers hold them: A, B, A0 and B0 come apart where the start was the base's.
 
+    An A that does not train (LoRA-FA) is taken over here, and is no longer among them.
+
     Args:
         model: With the recipe's layers; each takes A0 and B0 from the folder, whichever way they were factored there.
         tensors: By their names in the model, of ranks that agree (:func:`check_agrees`).
@@ -114,6 +116,9 @@ def unfold(model: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torc
     found = dict(tensors)
     for name, layer in model.named_modules():
         a, b = found.get(f"{name}.lora_A.weight"), found.get(f"{name}.lora_B.weight")
+        if isinstance(layer, LinearUpdate) and "lora_A.weight" not in layer.tensors() and a is not None:
+            layer.lora_A.copy_(found.pop(f"{name}.lora_A.weight"))
+            continue
         if isinstance(layer, LinearUpdate) and layer.start_A is not None and a is not None and b is not None:
             kept_A, moved_A, moved_B, start_B = a[: layer.r], a[layer.r :], b[:, : layer.r], b[:, layer.r :]
             found |= {f"{name}.lora_A.weight": kept_A, f"{name}.lora_B.weight": start_B + moved_B}
