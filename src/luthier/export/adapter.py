@@ -58,7 +58,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> Trainable:
     method = method_of(given, folder)
     own = "peft_type" not in given
     trainable: Trainable = _apply_own(method, model, given, where) if own else method.load_peft(model, given, where)
-    _fill(trainable, folder)
+    _fill(trainable, folder, getattr(method, "unfold", None))
     drawn = head_keys(model) if task_of(model.config) == "CAUSAL_LM" else set()
     if lacking := sorted(drawn - trainable.parameters().keys()):
         received = f"no weights for the head of values ({lacking[0]}), and none in its base"

@@ -121,7 +121,8 @@ class LoraLayer(nn.Module):
         The sum becomes a parameter of its own: a matrix that was tied to this one keeps its values.
         """
         weight = self.weight
-        merged = (weight.to(self.lora_A.dtype) + self.delta()).to(weight.dtype)
+        update = self.delta()
+        merged = (weight.to(update.dtype) + update).to(weight.dtype)
         self.base_layer.weight = nn.Parameter(merged, requires_grad=False)
         return self.base_layer
 
