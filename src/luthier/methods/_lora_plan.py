@@ -84,7 +84,7 @@ def make_plan(model: nn.Module, config: Config) -> Plan:
         received = "true, with use_dora: an update that two ends share has two lengths"
         raise RecipeError("method.ensure_weight_tying", received, "one of them", "leave one of them out")
     _check_start(config)
-    _check_patterns(config, targets)
+    check_patterns(config, targets)
     plan = plan_of(config, targets, whole, tied)
     _check_ranks(config, plan)
     return plan
@@ -130,7 +130,12 @@ def _check_start(config: Config) -> None:
                 raise RecipeError(f"method.{key}", received, "one of them", "leave one of them out")
 
 
-def _check_patterns(config: Config, targets: dict[str, nn.Module]) -> None:
+def check_patterns(config: LinearKeys, targets: dict[str, nn.Module]) -> None:
+    """Refuse patterns of ranks and alphas that match nothing.
+
+    Raises:
+        RecipeError: One does not, or there are no targets.
+    """
     if not targets:
         received = f"{config.target_modules!r}, all of which modules_to_save trains whole"
         raise RecipeError("method.target_modules", received, "layers besides", "name other layers")
