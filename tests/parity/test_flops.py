@@ -86,6 +86,15 @@ OTHERS = [
     ("norm", {}),
     ("ia3", {}),
     ("adapter", {"placement": "houlsby"}),
+    ("lora_fa", {"r": 4}),
+    ("lora_fa", {"r": 4, "target_modules": ["v_proj", "lm_head"]}),
+    ("vera", {"r": 8}),
+    ("vera", {"r": 8, "target_modules": ["down_proj"], "layers_to_transform": [1]}),
+    ("loha", {"r": 3}),  # as products of r^2 columns and rows
+    ("loha", {"r": 6}),  # the whole matrix, made once a pass
+    ("lokr", {"r": 2}),
+    ("lokr", {"r": 8}),
+    ("lokr", {"r": 1, "decompose_both": True, "target_modules": ["q_proj", "down_proj"]}),
     ("adapter", {"placement": "parallel", "layers_to_transform": [1]}),
 ]
 

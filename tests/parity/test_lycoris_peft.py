@@ -53,8 +53,7 @@ def logits(model) -> torch.Tensor:
 
 def ours_of(name: str, family: str, keys: dict):
     method = registry.get("methods", name)
-    floats = {"alpha": float(keys["alpha"])} if "alpha" in keys else {}
-    return method.apply(tiny(family), method.Config(**keys | floats))
+    return method.apply(tiny(family), method.Config(**keys))
 
 
 def theirs_of(name: str, family: str, keys: dict):

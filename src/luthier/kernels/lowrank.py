@@ -149,11 +149,12 @@ class _LowRankLinears(torch.autograd.Function):
         found: list[torch.Tensor | None] = []
         for i, grad_a in enumerate(grads_a):
             _, wants_bias, wants_a, wants_b = wants[4 * i : 4 * i + 4]
+            grad_b = grads_b[i]
             found += [
                 None,
                 grad_TN[i].sum(0).to(biases[i].dtype) if wants_bias else None,
                 grad_a.to(lora_a[i].dtype) if wants_a and grad_a is not None else None,
-                grads_b[i].to(lora_b[i].dtype) if wants_b else None,
+                grad_b.to(lora_b[i].dtype) if wants_b and grad_b is not None else None,
             ]
         return _shaped(grad_x, ctx.shape), _shaped(grad_low, ctx.shape), None, *found
 
@@ -182,8 +183,10 @@ def update_gradients(
     lora_a: Sequence[torch.Tensor],
     lora_b: Sequence[torch.Tensor],
     scalings: Sequence[float],
-) -> tuple[Sequence[torch.Tensor | None], Sequence[torch.Tensor]]:
+) -> tuple[Sequence[torch.Tensor | None], Sequence[torch.Tensor | None]]:
     """Add gamma dY B A of each part to grad_x [T, K] in place, where there is one; give each dA and each dB.
+
+    A product that nobody asks for is not computed: no dA without x, no dB of a B without a gradient.
 
     Args:
         x: [T, K], as :func:`add_updates` had it, or None where no dA is asked for.
@@ -198,13 +201,14 @@ def update_gradients(
     if x is not None and native_lowrank.fits(x, lora_a, lora_b):
         grad_A, grads_b = native_lowrank.gradients(x.contiguous(), s, grads, grad_x, a_RK, lora_b, scalings)
         return _split(grad_A, lora_b, 0), grads_b
-    found = zip(grads, lora_b, scalings, strict=True)
-    ds_TR = torch.cat([(grad @ b.to(grad.dtype)).mul_(scaling) for grad, b, scaling in found], 1)
+    parts = list(zip(grads, lora_b, _split(s, lora_b), scalings, strict=True))
+    dB = [(grad.T @ s_Tr).mul_(scaling) if b.requires_grad else None for grad, b, s_Tr, scaling in parts]
+    if x is None and grad_x is None:
+        return [None] * len(parts), dB
+    ds_TR = torch.cat([(grad @ b.to(grad.dtype)).mul_(scaling) for grad, b, _, scaling in parts], 1)
     if grad_x is not None:
         grad_x.addmm_(ds_TR, a_RK.to(grad_x.dtype))
-    parts = zip(grads, _split(s, lora_b), scalings, strict=True)
-    grads_b = [(grad.T @ s_Tr).mul_(scaling) for grad, s_Tr, scaling in parts]
-    return [None] * len(grads) if x is None else _split(ds_TR.T @ x, lora_b, 0), grads_b
+    return [None] * len(parts) if x is None else _split(ds_TR.T @ x, lora_b, 0), dB
 
 
 def _shaped(x: torch.Tensor | None, shape: torch.Size) -> torch.Tensor | None:

@@ -145,7 +145,7 @@ class _ManyLowRankLinear(torch.autograd.Function):
                 grad_x[start:stop] += to.mul_(part.noise)
             if wants[3 * place] and grad_a is not None:
                 grads[3 * place] = grad_a.to(a.dtype)
-            if wants[3 * place + 1]:
+            if wants[3 * place + 1] and grad_b is not None:
                 grads[3 * place + 1] = grad_b.to(b.dtype)
         return (None if grad_x is None else grad_x.view(ctx.shape), None, None, None, *grads)
 
