@@ -55,6 +55,14 @@ class Updated(Protocol):
         """Multiply-adds for each pass of the model besides, forward and backward."""
 
 
+@runtime_checkable
+class PassCost(Protocol):
+    """A module that costs something once a pass, whatever that holds."""
+
+    def pass_products(self) -> int:
+        """Multiply-adds, forward and backward."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rates:
     """Operations of one training step, forward and backward, by what they grow with.
@@ -97,35 +105,40 @@ def count_rates(model: PreTrainedModel) -> Rates:
         if any(module._compiled_call_impl is not None for module in model.modules()):
             stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled layers have no hooks
         stack.enter_context(_watched(model, layers))
-        reached, per_pair = _forward(model, forest)
+        reached, per_pair, apart = _forward(model, forest)
     virtual, found = num_virtual(model), virtual_of(model)
     passed = forest.num_tokens + (virtual if found is not None and found.heads is None else 0)
     return Rates(
-        per_token=2.0 * (sum(rows * products for rows, products in layers) / passed + per_pair * virtual),
+        per_token=2.0 * (sum(rows * products for rows, products in layers) / passed + per_pair * virtual + apart),
         per_scored=2.0 * _head_products(model, reached),
         per_pair=2.0 * per_pair,
-        per_pass=2.0 * sum(module.pass_products() for module in model.modules() if isinstance(module, Updated)),
+        per_pass=2.0 * sum(module.pass_products() for module in model.modules() if isinstance(module, PassCost)),
     )
 
 
-def _forward(model: PreTrainedModel, forest: Forest) -> tuple[bool, float]:
-    """Run the decoder: whether a gradient reaches its end, and the multiply-adds of its attention for each pair."""
+def _forward(model: PreTrainedModel, forest: Forest) -> tuple[bool, float, float]:
+    """Run the decoder: whether a gradient reaches its end, multiply-adds of attention for each pair, for each token.
+
+    The latter are those of keys that every token sees, apart from the forest's (`models.adaption`).
+    """
     decoder: Any = model.get_decoder()
     if model.config._attn_implementation != NAME:
         reached = hidden_states(model, forest).requires_grad
         text = model.config.get_text_config()
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        return reached, text.num_hidden_layers * text.num_attention_heads * 2 * size * (3 if reached else 1)
+        return reached, text.num_hidden_layers * text.num_attention_heads * 2 * size * (3 if reached else 1), 0
     words = {"input_ids": forest.input_ids[None], "position_ids": forest.position_ids[None], "use_cache": False}
     with planted(forest) as now:
         hidden = decoder(**words).last_hidden_state
-    pairs = 0
+    pairs = apart = 0
     for call in now.attended:
         inside = call.query_trains or call.key_trains
         on_keys = 1 + call.query_trains + call.key_trains  # q k^T, and the gradients of q and of k
         on_values = 1 + inside + call.value_trains  # p v, and the gradients of p and of v
-        pairs += call.heads * (on_keys * call.key_size + on_values * call.value_size)
-    return hidden.requires_grad, pairs
+        products = call.heads * (on_keys * call.key_size + on_values * call.value_size)
+        pairs += 0 if call.apart else products
+        apart += call.apart * products
+    return hidden.requires_grad, pairs, apart
 
 
 @contextmanager
