@@ -37,7 +37,7 @@ def summarise(
         "steps": progress.step,
         "tokens": progress.tokens,
         "scored_tokens": progress.scored_tokens,
-        "flops": rates.total(progress.tokens, progress.scored_tokens, progress.pairs),
+        "flops": rates.total(progress.tokens, progress.scored_tokens, progress.pairs, progress.passes),
         "seconds": progress.seconds,
         "cpu_seconds": progress.cpu_seconds,
         "tokens_per_second": progress.tokens / max(progress.seconds, 1e-9),

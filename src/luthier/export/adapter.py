@@ -60,7 +60,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> Trainable:
     method = method_of(given, folder)
     own = "peft_type" not in given
     trainable: Trainable = _apply_own(method, model, given, where) if own else method.load_peft(model, given, where)
-    _fill(trainable, folder)
+    _fill(trainable, folder, getattr(method, "unfold", None))
     drawn = tuple(f"{name}." for name in drawn_modules(model))
     lacking = sorted(key for key in head_keys(model) - trainable.parameters().keys() if key.startswith(drawn))
     if drawn and lacking:

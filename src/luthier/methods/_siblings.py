@@ -65,6 +65,6 @@ def join(layers: Mapping[str, LoraLayer]) -> None:
     for parent in dict.fromkeys(name[: name.rfind(".") + 1] for name in layers):
         for family in _FAMILIES:
             found = (layers.get(parent + leaf) for leaf in family)
-            members = [layer for layer in found if type(layer) is LoraLinear and not layer.dropout]
+            members = [layer for layer in found if isinstance(layer, LoraLinear) and not layer.dropout]
             if len(members) > 1 and len({layer.in_features for layer in members}) == 1:
                 Siblings(members)
