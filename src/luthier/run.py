@@ -22,10 +22,9 @@ from luthier.engine import folder as run_folder
 from luthier.engine import machine
 from luthier.engine._callback import make_watchers
 from luthier.engine.distributed import joined, place_here
-from luthier.engine.groups import say_groups
 from luthier.engine.loop import Work, fit
 from luthier.engine.memory import fit_memory
-from luthier.engine.optim import check_optimizer
+from luthier.engine.optim import check_optimizer, tell_optim
 from luthier.engine.precision import pick_device, pick_dtype, routed_float32
 from luthier.engine.reference import asked_by, check_reference
 from luthier.engine.regional import compile_layers
@@ -282,7 +281,7 @@ def apply_method(recipe: Recipe, model: PreTrainedModel, say: Say) -> Trainable:
     total = sum(p.numel() for p in model.parameters())
     count = trainable.num_trainable
     say(f"{recipe.method['name']}: {count:,} of {total:,} parameters train ({count / total:.2%})")
-    say_groups(recipe.optim, trainable, say)
+    tell_optim(recipe.optim, trainable, say)
     return trainable
 
 

@@ -18,6 +18,7 @@ from luthier.core.errors import RecipeError
 from luthier.core.types import Segment, Tree
 from luthier.engine.optim import state_bytes
 from luthier.engine.regional import decoder_layers
+from luthier.engine.rounding import transient
 from luthier.kernels.forest import plant
 from luthier.kernels.logprob import CHUNK_ELEMENTS, MIN_ROWS
 from luthier.models import outputs
@@ -112,7 +113,7 @@ def need(trainable: Trainable, optim: Optim, tokens: int, layers: int) -> Need:
     parameters = {id(p): p for p in trainable.parameters().values()}.values()
     numbers = sum(p.numel() for p in parameters)
     short = [p.numel() for p in parameters if p.element_size() < 4]  # these get float32 masters, or one at a time
-    masters = 4 * (sum(short) if optim.weights == "float32" else max(short, default=0))
+    masters = 4 * (sum(short) if optim.weights == "float32" else transient(short))
     activations = bytes_per_token(trainable.model) * tokens
     vocabulary = int(trainable.model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
     # log-softmax, its gradient and a copy in the head's type, in float32 (kernels.logprob)

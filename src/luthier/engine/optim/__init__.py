@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from luthier.core import registry
-from luthier.engine.groups import resolve_groups
+from luthier.engine.groups import resolve_groups, say_groups
+from luthier.engine.rounding import check_weights
 from luthier.recipe.optimizers import KIND, entry_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
     from luthier.core.trainable import Trainable
@@ -60,6 +62,16 @@ def check_optimizer(optim: Optim) -> None:
     check = getattr(_entry(optim), "check", None)
     if check is not None:
         check(optim)
+
+
+def tell_optim(optim: Optim, trainable: Trainable, say: Callable[[str], None]) -> None:
+    """Say which parameters move how, where the recipe asks for more than one rate, and refuse what has no effect.
+
+    Raises:
+        RecipeError: A group matches nothing, or a key of `optim` has no effect on what trains.
+    """
+    check_weights(optim, trainable)
+    say_groups(optim, trainable, say)
 
 
 def state_bytes(optim: Optim) -> int:

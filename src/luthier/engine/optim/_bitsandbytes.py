@@ -9,6 +9,7 @@ Reference:
 
 from __future__ import annotations
 
+import logging
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -35,12 +36,17 @@ def package(optim: Optim) -> Any:
     Raises:
         MissingExtra: It is not installed.
     """
+    words = logging.getLogger("bitsandbytes")
+    level = words.level
     try:
+        words.setLevel(logging.ERROR)  # at import it misses a package that only its products of 4 bits would use
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit, at import
             import bitsandbytes
     except ImportError:
         raise MissingExtra(f"optim.optim: {optim.optim}", "bitsandbytes", "bnb") from None
+    finally:
+        words.setLevel(level)
     return bitsandbytes
 
 
