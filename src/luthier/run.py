@@ -24,6 +24,7 @@ from luthier.engine._callback import make_watchers
 from luthier.engine.distributed import joined, place_here
 from luthier.engine.loop import Work, fit
 from luthier.engine.memory import fit_memory
+from luthier.engine.optim import check_optimizer, tell_optim
 from luthier.engine.precision import pick_device, pick_dtype, routed_float32
 from luthier.engine.reference import asked_by, check_reference
 from luthier.engine.regional import compile_layers
@@ -107,6 +108,7 @@ def train(
             if summary:
                 say(f"{folder}: this run is finished; its result is kept, there is nothing to do")
                 return _reopen(recipe, folder, summary, say)
+            check_optimizer(recipe.optim)
             rows = ranks.one_first(lambda: read_rows(recipe, say, ranks))
             with routed_float32(pick_device().type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
                 model, trainable = _build(recipe, say)
@@ -183,6 +185,7 @@ def preview(recipe: Recipe | Resolved | dict[str, Any] | str | Path, *, say: Say
     recipe = resolved.recipe
     for note in notes:
         say(note)
+    check_optimizer(recipe.optim)
     rows = read_rows(recipe, say, place_here())
     with routed_float32(pick_device().type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
         model, trainable = _build(recipe, say)
@@ -278,6 +281,7 @@ def apply_method(recipe: Recipe, model: PreTrainedModel, say: Say) -> Trainable:
     total = sum(p.numel() for p in model.parameters())
     count = trainable.num_trainable
     say(f"{recipe.method['name']}: {count:,} of {total:,} parameters train ({count / total:.2%})")
+    tell_optim(recipe.optim, trainable, say)
     return trainable
 
 

@@ -16,7 +16,9 @@ import torch
 
 from luthier.core.errors import RecipeError
 from luthier.core.types import Segment, Tree
+from luthier.engine.optim import state_bytes
 from luthier.engine.regional import decoder_layers
+from luthier.engine.rounding import transient
 from luthier.kernels.forest import plant
 from luthier.kernels.logprob import CHUNK_ELEMENTS, MIN_ROWS
 from luthier.models import outputs
@@ -33,8 +35,6 @@ _PROBES = (32, 64)  # tokens; the difference tells the cost of a token, without 
 # glibc cannot reuse all that it gets back: resident memory grew 1.4 to 1.6 times as much as the activations that were
 # alive (embedded model, 8,192 tokens, four runs; 1.02 to 1.06 times with each tensor mapped on its own).
 _GAPS = {"cpu": 0.5}
-# Bytes of optimiser state for each trained number; SGD's depends on its momentum. Adafactor keeps rows and columns.
-_STATE = {"adamw": 8, "adamw_torch": 8, "adamw_torch_fused": 8, "adafactor": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,15 +112,15 @@ def need(trainable: Trainable, optim: Optim, tokens: int, layers: int) -> Need:
     """
     parameters = {id(p): p for p in trainable.parameters().values()}.values()
     numbers = sum(p.numel() for p in parameters)
-    short = sum(p.numel() for p in parameters if p.element_size() < 4)  # these get float32 masters
-    state = _STATE.get(optim.optim, 4 if optim.momentum else 0)
+    short = [p.numel() for p in parameters if p.element_size() < 4]  # these get float32 masters, or one at a time
+    masters = 4 * (sum(short) if optim.weights == "float32" else transient(short))
     activations = bytes_per_token(trainable.model) * tokens
     vocabulary = int(trainable.model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
     # log-softmax, its gradient and a copy in the head's type, in float32 (kernels.logprob)
     logits = 3 * 4 * max(CHUNK_ELEMENTS, MIN_ROWS * vocabulary)
     return Need(
         activations=activations,
-        states=(4 + state) * numbers + 4 * short,
+        states=(4 + state_bytes(optim)) * numbers + masters,
         passing=activations // max(1, layers) + logits,
         gaps=int(activations * _GAPS.get(next(trainable.model.parameters()).device.type, 0.0)),
     )

@@ -77,7 +77,9 @@ def is_adapter(folder: Path) -> bool:
 def _apply_own(method: ModuleType, model: nn.Module, given: dict[str, Any], where: str) -> Trainable:
     """Do what the recipe did that the folder comes from."""
     try:
-        config = method.Config.model_validate(given.get("config"))
+        config = method.Config.model_validate_json(
+            json.dumps(given.get("config"))
+        )  # as in recipes: a list may be a tuple
         return method.apply(model, config)
     except (ValidationError, RecipeError) as error:
         received = f"settings that do not fit ({str(error).splitlines()[0]})"

@@ -194,6 +194,13 @@ def test_when_it_evaluates_and_saves(keys, evaluates, train):
         ({"warmup_steps": 0, "warmup_ratio": 0.2}, {"warmup_ratio": 0.2}),
         ({"lr_scheduler_type": "constant", "warmup_steps": 5}, {"lr_scheduler_type": "constant", "warmup_ratio": 0.0}),
         ({"optim": "paged_adamw_32bit"}, {"optim": "adamw", "warmup_ratio": 0.0}),
+        ({"optim": "adamw_8bit"}, {"optim": "adamw_8bit", "warmup_ratio": 0.0}),
+        ({"optim": "adamw_bnb_8bit"}, {"optim": "adamw_bnb_8bit", "warmup_ratio": 0.0}),
+        ({"optim": "lion_32bit"}, {"optim": "lion", "warmup_ratio": 0.0, "adam_beta2": 0.999}),
+        (
+            {"optim": "paged_lion_8bit", "adam_beta2": 0.95},
+            {"optim": "paged_lion_8bit", "warmup_ratio": 0.0, "adam_beta2": 0.95},
+        ),
     ],
 )
 def test_optimiser_and_warm_up(keys, optim):
@@ -219,7 +226,7 @@ def test_lora_keys_without_use_peft_have_no_effect_and_say_so():
         ),
         ({"fp16": True}, "fp16: received true (true or false); write bf16: true"),
         ({"packing": True, "packing_strategy": "wrapped"}, "packing_strategy: received 'wrapped'"),
-        ({"optim": "adamw_8bit"}, "optim: received 'adamw_8bit'"),
+        ({"optim": "adamw_torch_8bit"}, "optim: received 'adamw_torch_8bit'"),
         (
             {"lr_scheduler_type": "inverse_sqrt"},
             "lr_scheduler_type: received 'inverse_sqrt' (text); known: linear, cos",

@@ -20,6 +20,7 @@ BROKEN = [  # one for each rule, in the table's order
     ["train.max_steps=10", "optim.warmup_steps=11"],
     ["optim.lr_scheduler_type=constant", "optim.warmup_steps=1"],
     ["optim.momentum=0.9"],
+    ["optim.loraplus_lr_embedding=1e-6"],
     ["data.max_length=512", "data.max_prompt_length=512"],
     ["objective={name: dpo, reference: runs/x/adapter}", "output_dir=./runs/x"],
     ["train.max_steps=0"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from luthier.recipe.dialects import _axolotl_loop, _axolotl_rows, _objective, _training
+from luthier.recipe.dialects import _axolotl_loop, _axolotl_rows, _objective, _optim, _training
 from luthier.recipe.dialects._draft import OFF, Asked, Draft, Only
 from luthier.recipe.dialects._templates import chat_template
 from luthier.recipe.text import said
@@ -39,7 +39,6 @@ ONLY = {key: _training.ONLY[key] for key in ("deepspeed", "fsdp", "fsdp_config",
     "load_in_4bit": Only((False,), _QUANTISED),
     "load_in_8bit": Only((False,), _QUANTISED),
     "gptq": Only((False,), _QUANTISED),
-    "loraplus_lr_ratio": Only((), _OTHER),
     "relora": Only(OFF, _OTHER),
     "lisa_n_layers": Only(OFF, _OTHER),
     "unfrozen_parameters": Only(
@@ -156,7 +155,7 @@ READ = (
     "train_on_inputs",
     "val_set_size",
 )
-KEYS = frozenset({*PLACES, *ONLY, *IDLE, *LORA, *OBJECTIVE, *READ, *_axolotl_loop.KEYS})
+KEYS = frozenset({*PLACES, *ONLY, *IDLE, *LORA, *OBJECTIVE, *READ, *_axolotl_loop.KEYS, *_optim.LORAPLUS})
 MARKS = frozenset(
     {"base_model", "micro_batch_size", "sequence_len", "num_epochs", "lora_target_linear", "val_set_size"}
 )
@@ -253,10 +252,11 @@ def _method(draft: Draft) -> None:
         draft.refuse("adapter", f"received {said(adapter)}", "lora, or none for full fine-tuning", fix)
     if not adapter:
         draft.put("method.name", "full", "adapter")
-        draft.ignore(*LORA, "lora_target_modules", "lora_target_linear")
+        draft.ignore(*LORA, *_optim.LORAPLUS, "lora_target_modules", "lora_target_linear")
         return
     draft.put("method.name", "lora", "adapter")
     draft.table(LORA, {}, ())
+    _optim.loraplus(draft)
     draft.default("method.r", 8)
     draft.ignore(*(["lora_target_linear"] if not linear else []))
     if targets and linear:

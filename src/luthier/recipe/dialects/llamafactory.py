@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from luthier.recipe.dialects import _named_sets, _objective, _training
+from luthier.recipe.dialects import _named_sets, _objective, _optim, _training
 from luthier.recipe.dialects._draft import Asked, Draft, Only
 from luthier.recipe.dialects._templates import chat_template
 from luthier.recipe.text import said
@@ -29,7 +29,6 @@ _MODEL = "remove it: the model is trained as it was loaded"
 ONLY = _training.ONLY | {
     "quantization_bit": Only((), "remove it: Luthier trains on bfloat16 or float32 bases"),
     "pissa_init": Only((False,), _OTHER),
-    "loraplus_lr_ratio": Only((), _OTHER),
     "use_galore": Only((False,), _OTHER),
     "use_apollo": Only((False,), _OTHER),
     "use_badam": Only((False,), _OTHER),
@@ -128,7 +127,7 @@ READ = (
     "val_size",
     "eval_on_each_dataset",
 )
-KEYS = frozenset({*PLACES, *ONLY, *IDLE, *LORA, *OBJECTIVE, *READ, *_training.KEYS})
+KEYS = frozenset({*PLACES, *ONLY, *IDLE, *LORA, *OBJECTIVE, *READ, *_training.KEYS, *_optim.LORAPLUS})
 MARKS = frozenset(
     {"stage", "finetuning_type", "template", "cutoff_len", "dataset_dir", "lora_rank", "lora_target", "pref_loss"}
 )
@@ -238,13 +237,14 @@ def _method(draft: Draft) -> None:
         draft.refuse("finetuning_type", f"received {said(kind)}", "lora, full, freeze", "write one of these")
     if kind != "lora":
         draft.put("method.name", "freeze" if kind == "freeze" else "full", "finetuning_type")
-        draft.ignore(*LORA, "lora_target", "additional_target", *(freeze if kind != "freeze" else ()))
+        draft.ignore(*LORA, *_optim.LORAPLUS, "lora_target", "additional_target", *(freeze if kind != "freeze" else ()))
         for key in (key for key in freeze if kind == "freeze" and draft.has(key)):
             draft.put(f"method.{key}", _names(draft.take(key)), key)
         return
     draft.ignore(*freeze)
     draft.put("method.name", "lora", "finetuning_type")
     draft.table(LORA, {}, ())
+    _optim.loraplus(draft)
     draft.default("method.r", 8)
     rank = draft.tree["method"]["r"]
     if isinstance(rank, int):  # else the strict reading says what is wrong with it
