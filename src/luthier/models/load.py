@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.errors import ModelError
 from luthier.models.bars import without_bars, without_report
 from luthier.models.failures import EMBEDDED, cannot_load, load_errors
+from luthier.models.quantized import loading_words, quietly, settle_quantized
 from luthier.models.tasks import auto_class, draw_head, head_keys, settle_padding, settle_task, task_of
 from luthier.models.threads import bound_caches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -158,6 +159,7 @@ def load_model(
     task: Task | None = "CAUSAL_LM",
     num_labels: int | None = None,
     seed: int = 0,
+    whole: Collection[str] = (),
     say: Callable[[str], None] | None = None,
 ) -> PreTrainedModel:
     """Load a model for training.
@@ -169,6 +171,7 @@ def load_model(
         task: `SEQ_CLS` gives a head of values, the checkpoint's or a new one; None: what the checkpoint was saved for.
         num_labels: Values of that head; by default what the checkpoint has, and 1 of a new one, drawn from `seed`.
         seed: See there.
+        whole: Name endings of modules that a quantised base keeps as they are (`modules_to_save`).
         say: Receives a line about weights in the checkpoint that the model has no place for, and about a new head;
             logged by default.
 
@@ -184,23 +187,18 @@ def load_model(
     new_head = task == "SEQ_CLS" and task_of(config) == "CAUSAL_LM"
     if attention == "luthier":
         attention = DENSE.get(config.model_type, attention)
+    words: dict[str, Any] = {"revision": model.model_revision, "trust_remote_code": model.trust_remote_code}
+    words |= {"dtype": dtype, "attn_implementation": attention, "use_safetensors": True, "output_loading_info": True}
+    words |= loading_words(model, config, auto_class(task), whole)
     try:
-        with without_bars(), without_report(new_head):
-            loaded, found = auto_class(task).from_pretrained(
-                locate(name),
-                config=config,
-                revision=model.model_revision,
-                dtype=dtype,
-                attn_implementation=attention,
-                use_safetensors=True,
-                trust_remote_code=model.trust_remote_code,
-                output_loading_info=True,
-            )
+        with without_bars(), without_report(new_head), quietly():
+            loaded, found = auto_class(task).from_pretrained(locate(name), config=config, **words)
     except load_errors() as error:
         if isinstance(error, KeyError) and error.args == ("luthier",):  # a table of its own attention classes
             found = f"{config.model_type}: its attention is code of its own, which takes no forest"
             raise ModelError(f"model {name}", found, RUNNABLE, "choose such a model") from None
         raise cannot_load(name, "model", error) from error
+    settle_quantized(loaded, model, dtype)
     _check_complete(name, found, say, head_keys(loaded) if new_head else set())
     if new_head:
         draw_head(loaded, name, seed, say)
