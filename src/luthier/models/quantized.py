@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from luthier.core.errors import MissingExtra, ModelError, RecipeError
 from luthier.kernels.quantized import Quantized
@@ -132,10 +133,13 @@ def settle_quantized(loaded: PreTrainedModel, model: Model, dtype: torch.dtype) 
     kind = checkpoint_kind(loaded.config)
     if kind is None:
         return
+    dtype = loaded.dtype if str(dtype) == "auto" else dtype
     for name, module in list(loaded.named_modules()):
         store = store_of(module)
         if store is not None:
-            loaded.set_submodule(name, _linear(store, getattr(module, "bias", None), dtype).train(module.training))
+            made = _linear(store, getattr(module, "bias", None), dtype).train(module.training)
+            made.was_turned = issubclass(getattr(module, "source_cls", nn.Linear), Conv1D)
+            loaded.set_submodule(name, made)
     if not is_quantized(loaded):
         received = f"no linear layer outside of its head: {model.quantization if kind == 'bitsandbytes' else kind}"
         raise ModelError(f"model {model.model_name_or_path}", received, "a model with linear layers")
@@ -194,6 +198,28 @@ def dense_(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
             if isinstance(parameter, Quantized):
                 setattr(inner, leaf, nn.Parameter(parameter.store.dense(dtype or parameter.dtype), requires_grad=False))
     return module
+
+
+def as_loaded(model: nn.Module) -> nn.Module:
+    """A merged model as its architecture has it: dense, and GPT-2's Conv1D where a linear had taken its place."""
+    for name, module in list(dense_(model).named_modules()):
+        if getattr(module, "was_turned", False) and isinstance(module, nn.Linear):
+            with torch.device("meta"):
+                turned = Conv1D(module.out_features, module.in_features)
+            turned.weight = nn.Parameter(module.weight.T.contiguous(), requires_grad=False)
+            turned.bias = module.bias
+            model.set_submodule(name, turned)
+    return model
+
+
+def told(model: nn.Module) -> str:
+    """For messages: what a model's matrices are quantised to and what they take; nothing of others."""
+    matrices = [p for p in model.parameters() if isinstance(p, Quantized)]
+    if not matrices:
+        return ""
+    kept = sum(matrix.stored_bytes() for matrix in matrices)
+    bits = 8 * kept / sum(matrix.numel() for matrix in matrices)
+    return f", {len(matrices)} matrices in {bits:.2f} bits a weight ({kept / 2**20:.1f} MiB)"
 
 
 def stored_bytes(model: nn.Module) -> int:
