@@ -46,7 +46,7 @@ class Config(BaseModel):
     alpha_pattern: dict[str, Annotated[float, Field(gt=0.0)]] = {}
     """Other lora_alpha by name ending or regular expression."""
     init_lora_weights: Start = True
-    """Where A and B start: true (A Kaiming-uniform, B zero), `gaussian`, or from the base's matrix: olora, pissa."""
+    """Where A and B start: true (A Kaiming-uniform, B zero), `gaussian`, or from the base: olora, pissa, loftq."""
     bias: Literal["none", "all", "lora_only"] = "none"
     """Which biases train besides: none, all of the model's, or those of the adapted layers."""
     modules_to_save: Words = ()

@@ -27,6 +27,7 @@ from luthier.core.errors import ModelError, RecipeError
 from luthier.core.trainable import ParameterGroup, Trainable
 from luthier.methods import _dora, _peft, _siblings
 from luthier.methods._beside import copy_whole, swapped_back, trained_biases, whole_parameters, whole_tensors
+from luthier.methods._loftq import begin_loftq, check_loftq
 from luthier.methods._lora_plan import Config, Plan, make_plan, plan_of, written_numbers
 from luthier.methods._lowrank import (
     LinearUpdate,
@@ -65,7 +66,10 @@ def apply(model: nn.Module, config: Config) -> Trainable:
     Reference:
         Hu et al., arXiv 2106.09685; Kalajdzievski, arXiv 2312.03732.
     """
-    return _rewire(model, config, make_plan(model, config))
+    if config.init_lora_weights != "loftq":
+        return _rewire(model, config, make_plan(model, config))
+    check_loftq(model, config.use_dora)
+    return begin_loftq(_rewire(model, config, make_plan(model, config)))
 
 
 def load_peft(model: nn.Module, given: Mapping[str, Any], where: str) -> Trainable:

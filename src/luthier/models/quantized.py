@@ -25,6 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from luthier.core.errors import MissingExtra, ModelError, RecipeError
 from luthier.kernels.quantized import Quantized
 from luthier.models.libraries import KINDS, store_of
+from luthier.models.values import value_head
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -153,6 +154,7 @@ def settle_quantized(loaded: PreTrainedModel, model: Model, dtype: torch.dtype) 
             vars(config).pop(key, None)
     if model.quantization != "none":
         told.base_quantization = {key: getattr(model, key) for key in _KEYS}
+        told.base_section = model
 
 
 def _linear(store: Store, bias: torch.Tensor | None, dtype: torch.dtype) -> nn.Linear:
@@ -227,6 +229,16 @@ def stored_bytes(model: nn.Module) -> int:
     return sum(
         p.stored_bytes() if isinstance(p, Quantized) else p.numel() * p.element_size() for p in model.parameters()
     )
+
+
+def sixteen_bits(model: PreTrainedModel) -> PreTrainedModel:
+    """The model that a quantised one was made from, loaded again from its checkpoint, on the CPU."""
+    from luthier.models.load import load_model  # which imports this file
+
+    plain = {"quantization": "none", "bnb_4bit_use_double_quant": False}
+    section: Any = model.base_section
+    words: Any = {"task": "CAUSAL_LM" if value_head(model) is None else "SEQ_CLS", "say": lambda _: None}
+    return load_model(section.model_copy(update=plain), "auto", attention="eager", **words)  # type: ignore[arg-type]
 
 
 def write_record(model: nn.Module, folder: Path) -> None:
