@@ -254,7 +254,7 @@ def load_base(recipe: Recipe, say: Say) -> PreTrainedModel:
     task = task_of(recipe)
     values = 1 if task == "SEQ_CLS" else None
     whole = recipe.method.get("modules_to_save") or ()
-    words = {"task": task, "num_labels": values, "seed": recipe.seed, "whole": whole, "say": say}
+    words: Any = {"task": task, "num_labels": values, "seed": recipe.seed, "whole": whole, "say": say}
     model = load_model(recipe.model, dtype, **words).to(device)
     fuse(model)
     error = prove_forest(model, recipe.model.model_name_or_path)

@@ -111,12 +111,13 @@ def merge_run(
         with trainable.disabled():
             comparison.measure_base(model)
         say(f"merging {type(model).__name__} in {_short(computed)}, writing {_short(written)}")
-        bases = {}
+        bases: dict[str, Any] = {}
         if is_quantized(model):
-            del model, trainable
+            del model, trainable  # for a moment there is one model in memory, never two
             trainable, bases = _nearer_base(origin, dtype, comparison, say)
+            model = trainable.model  # type: ignore[assignment]
         _write(as_loaded(trainable.merge()), written, tokenizer, folder)
-        model = trainable = None  # for a moment there is one model in memory, never two
+        del model, trainable
         again = _read_again(folder, written, origin.task).to(device, computed)
         proof = comparison.prove(again, dtype=written, bound=bound)
         proof.demand(str(final))
@@ -160,8 +161,8 @@ def _nearer_base(
     for kind, source in kinds.items():
         model, written = load_base(source, dtype)
         trainable = load_adapter(model, origin.adapter)
-        model = trainable.merge()  # type: ignore[assignment]
-        found[kind] = comparison.prove(dense_(model), dtype=written)  # type: ignore[arg-type]
+        merged: Any = dense_(trainable.merge())
+        found[kind] = comparison.prove(merged, dtype=written)
         say(f"on the {kind} base: {found[kind].told()}")
     nearest = min(found, key=lambda kind: found[kind].distance)
     say(f"the {nearest} base is written: merged, it is the nearer to the model that was trained")

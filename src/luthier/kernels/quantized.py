@@ -32,7 +32,9 @@ UNIT = 7.874015718698502e-3  # 1 / 127 as bitsandbytes writes it: the bits of a 
 class Store(Protocol):
     """A matrix in few bits; it never changes."""
 
-    shape: tuple[int, int]
+    @property
+    def shape(self) -> tuple[int, int]:
+        """N and K."""
 
     def dense(self, dtype: torch.dtype) -> torch.Tensor:
         """The numbers, [N, K], in memory of their own."""
@@ -200,7 +202,7 @@ class Quantized(torch.Tensor):
         """Bytes of the bits, the scales and the tables."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.store.tensors())
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:  # noqa: ARG002 - torch's
+    def __repr__(self, **_: Any) -> str:
         """A word, not the numbers."""
         return f"Quantized({type(self.store).__name__}, {tuple(self.shape)}, {self.dtype})"
 
@@ -220,13 +222,13 @@ class Quantized(torch.Tensor):
         raise NotImplementedError("a quantised matrix cannot be compiled")
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG003
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         """Views, casts and moves stay in few bits; all else is done with dense numbers."""
         kwargs = kwargs or {}
         if func in _KEEPS:
             return _KEEPS[func](*args, **kwargs)
-        written = [a for a, told in zip(args, func._schema.arguments, strict=False) if _is_written(told)]
-        if any(isinstance(value, Quantized) for value in written):
+        names = {told.name: value for told, value in zip(func._schema.arguments, args, strict=False)} | kwargs
+        if any(isinstance(names.get(told.name), Quantized) for told in func._schema.arguments if _is_written(told)):
             raise RuntimeError(f"{func}: a quantised matrix cannot be written to")
         args, kwargs = pytree.tree_map_only(Quantized, Quantized.dense, (args, kwargs))
         return func(*args, **kwargs)
@@ -251,7 +253,7 @@ def _moved(x: Quantized, *, dtype: Any = None, device: Any = None, **_: Any) -> 
 
 
 _aten = torch.ops.aten
-_KEEPS = {
+_KEEPS: dict[Any, Any] = {
     _aten.detach.default: _same,
     _aten.alias.default: _same,
     _aten.clone.default: _same,

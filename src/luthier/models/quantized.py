@@ -139,14 +139,15 @@ def settle_quantized(loaded: PreTrainedModel, model: Model, dtype: torch.dtype) 
         store = store_of(module)
         if store is not None:
             made = _linear(store, getattr(module, "bias", None), dtype).train(module.training)
-            made.was_turned = issubclass(getattr(module, "source_cls", nn.Linear), Conv1D)
+            turned: Any = made
+            turned.was_turned = issubclass(getattr(module, "source_cls", nn.Linear), Conv1D)
             loaded.set_submodule(name, made)
     if not is_quantized(loaded):
         received = f"no linear layer outside of its head: {model.quantization if kind == 'bitsandbytes' else kind}"
         raise ModelError(f"model {model.model_name_or_path}", received, "a model with linear layers")
     _cast(loaded, dtype)
     told: Any = loaded
-    # What is left behind would have transformers refuse to move the model, and say of a merged one that it is quantised.
+    # Left behind, these would have transformers refuse to move the model, and call a merged one quantised.
     for key in ("hf_quantizer", "quantization_method", "is_loaded_in_4bit", "is_loaded_in_8bit", "is_quantized"):
         vars(told).pop(key, None)
     for config in (loaded.config, loaded.config.get_text_config()):
@@ -162,7 +163,7 @@ def _linear(store: Store, bias: torch.Tensor | None, dtype: torch.dtype) -> nn.L
     with torch.device("meta"):
         made = nn.Linear(columns, rows, bias=False)
     made.weight = nn.Parameter(Quantized(store, dtype), requires_grad=False)
-    made.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+    made.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach(), requires_grad=False))
     return made
 
 
@@ -188,7 +189,9 @@ def refuse_quantized(model: nn.Module, method: str) -> None:
         RecipeError: They are quantised: codes have no gradient.
     """
     if is_quantized(model):
-        allowed = "methods that train beside the base: lora (QLoRA), adapter, ia3, prefix, prompt, ptuning, norm, bitfit"
+        allowed = (
+            "methods that train beside the base: lora (QLoRA), adapter, ia3, prefix, prompt, ptuning, norm, bitfit"
+        )
         fix = "choose `method: lora`, or train a 16-bit base (model.quantization: none)"
         raise RecipeError("method.name", f"{method} on a quantised base, whose matrices cannot move", allowed, fix)
 
