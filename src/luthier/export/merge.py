@@ -115,7 +115,7 @@ def merge_run(
         if is_quantized(model):
             del model, trainable  # for a moment there is one model in memory, never two
             trainable, bases = _nearer_base(origin, dtype, comparison, say)
-            model = trainable.model  # type: ignore[assignment]
+            model = trainable.model
         _write(as_loaded(trainable.merge()), written, tokenizer, folder)
         del model, trainable
         again = _read_again(folder, written, origin.task).to(device, computed)

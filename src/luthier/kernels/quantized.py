@@ -202,7 +202,7 @@ class Quantized(torch.Tensor):
         """Bytes of the bits, the scales and the tables."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.store.tensors())
 
-    def __repr__(self, **_: Any) -> str:
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         """A word, not the numbers."""
         return f"Quantized({type(self.store).__name__}, {tuple(self.shape)}, {self.dtype})"
 

@@ -12,7 +12,7 @@ from luthier.recipe.dialects._draft import Asked
 
 HANDBOOK = SHARED / "recipes-alignment-handbook"
 TRL = {"model_name_or_path": "m", "dataset_name": "rows", "use_peft": True, "learning_rate": 1e-4, "trainer": "sft"}
-FACTORY = {"model_name_or_path": "m", "stage": "sft", "dataset": "alpaca", "template": "default"}
+FACTORY = {"model_name_or_path": "m", "stage": "sft", "dataset": "alpaca", "template": "vicuna"}
 AXOLOTL = {"base_model": "m", "datasets": [{"path": "x", "type": "alpaca"}], "micro_batch_size": 1, "adapter": "lora"}
 BARE = {"trl": TRL, "llamafactory": FACTORY, "axolotl": AXOLOTL}
 
