@@ -68,7 +68,9 @@ def test_off_it_is_the_base_and_merged_it_is_itself(name, kind):
 @kinds
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_methods_that_move_the_base_refuse_it(name, kind):
-    with pytest.raises(RecipeError, match=f"method.name: {name} on a quantised base, whose matrices cannot move; .*lora"):
+    with pytest.raises(
+        RecipeError, match=f"method.name: {name} on a quantised base, whose matrices cannot move; .*lora"
+    ):
         apply(name, quantize_(tiny("llama"), kind))
 
 
