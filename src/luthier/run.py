@@ -38,6 +38,7 @@ from luthier.export.origin import find_origin
 from luthier.models import load_model, load_tokenizer
 from luthier.models.fuse import fuse
 from luthier.models.probe import prove_forest, unit_of
+from luthier.models.quantized import told, write_record
 from luthier.models.save import save_words
 from luthier.models.threads import fitting_threads
 from luthier.recipe import Model, Recipe, Resolved, entry_config, load_recipe
@@ -157,6 +158,7 @@ def close_run(work: Work, rows: Rows, summary: dict[str, Any]) -> RunResult:
 
     def save(writing: Path) -> None:
         work.trainable.save(writing)
+        write_record(model, writing)
         save_words(rows.tokenizer, model, writing)
 
     if work.objective.reference:
@@ -254,11 +256,13 @@ def load_base(recipe: Recipe, say: Say) -> PreTrainedModel:
     dtype = pick_dtype(recipe.model.dtype, device.type)
     task = task_of(recipe)
     values = 1 if task == "SEQ_CLS" else None
-    model = load_model(recipe.model, dtype, task=task, num_labels=values, seed=recipe.seed, say=say).to(device)
+    whole = recipe.method.get("modules_to_save") or ()
+    words: Any = {"task": task, "num_labels": values, "seed": recipe.seed, "whole": whole, "say": say}
+    model = load_model(recipe.model, dtype, **words).to(device)
     fuse(model)
     error = prove_forest(model, recipe.model.model_name_or_path)
     kind = f"{type(model).__name__} on {device} in {str(dtype).removeprefix('torch.')}"
-    say(f"{kind}; a forest equals separate forwards to {error:.1e} {unit_of(model)}")
+    say(f"{kind}{told(model)}; a forest equals separate forwards to {error:.1e} {unit_of(model)}")
     return model
 
 

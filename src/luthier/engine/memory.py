@@ -21,6 +21,7 @@ from luthier.engine.regional import decoder_layers
 from luthier.engine.rounding import transient
 from luthier.kernels.forest import plant
 from luthier.kernels.logprob import CHUNK_ELEMENTS, MIN_ROWS
+from luthier.kernels.quantized import Quantized
 from luthier.models import outputs
 from luthier.models.backbone import recompute_layers
 
@@ -44,7 +45,7 @@ class Need:
     Attributes:
         activations: Kept from the forward to the backward pass, by the largest micro-batch.
         states: Gradients, float32 masters and the optimiser's state.
-        passing: The backward pass through one layer, and one chunk of logits.
+        passing: The backward pass through one layer, one chunk of logits, and one quantised matrix made dense.
         gaps: What the allocator holds between pieces that are in use.
     """
 
@@ -121,9 +122,15 @@ def need(trainable: Trainable, optim: Optim, tokens: int, layers: int) -> Need:
     return Need(
         activations=activations,
         states=(4 + state_bytes(optim)) * numbers + masters,
-        passing=activations // max(1, layers) + logits,
+        passing=activations // max(1, layers) + logits + dense_bytes(trainable.model),
         gaps=int(activations * _GAPS.get(next(trainable.model.parameters()).device.type, 0.0)),
     )
+
+
+def dense_bytes(model: torch.nn.Module) -> int:
+    """Bytes of the largest quantised matrix where it is multiplied: one is dense at a time; 0 of other models."""
+    sizes = (p.numel() * p.element_size() for p in model.parameters() if isinstance(p, Quantized))
+    return max(sizes, default=0)
 
 
 def bytes_per_token(model: torch.nn.Module) -> int:
@@ -135,10 +142,13 @@ def bytes_per_token(model: torch.nn.Module) -> int:
 def _saved_bytes(model: Any, tokens: int) -> int:
     """Bytes of all storages that autograd keeps of a forward pass, parameters left out."""
     device = next(model.parameters()).device
-    known = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    here = (t for t in (*model.parameters(), *model.buffers()) if not isinstance(t, Quantized))
+    known = {t.untyped_storage().data_ptr() for t in here}
     kept: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if isinstance(tensor, Quantized):
+            return tensor  # the base's codes, which are there already
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
             kept[storage.data_ptr()] = storage.nbytes()  # many views of one storage keep it once

@@ -45,7 +45,7 @@ class Config(LowRankKeys):
     use_dora: bool = False
     """Train the length of each row of the updated matrix besides (DoRA)."""
     init_lora_weights: Start = True
-    """Where A and B start: true (A Kaiming-uniform, B zero), `gaussian`, or from the base's matrix: olora, pissa."""
+    """Where A and B start: true (A Kaiming-uniform, B zero), `gaussian`, or from the base: olora, pissa, loftq."""
     ensure_weight_tying: bool = False
     """In a tied model: one update (or one whole copy) for head and embedding together."""
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ModelError, RecipeError
 from luthier.methods import _dora, _peft
+from luthier.methods._loftq import begin_loftq, check_loftq
 from luthier.methods._lora_ends import TiedLoraHead
 from luthier.methods._lora_layers import rewire
 from luthier.methods._lora_plan import Config, make_plan, plan_of
@@ -55,7 +56,10 @@ def apply(model: nn.Module, config: Config) -> Trainable:
     Reference:
         Hu et al., arXiv 2106.09685; Kalajdzievski, arXiv 2312.03732.
     """
-    return rewire(model, config, make_plan(model, config))
+    if config.init_lora_weights != "loftq":
+        return rewire(model, config, make_plan(model, config))
+    check_loftq(model, config.use_dora)
+    return begin_loftq(rewire(model, config, make_plan(model, config)))
 
 
 def load_peft(model: nn.Module, given: Mapping[str, Any], where: str) -> Trainable:

@@ -123,6 +123,27 @@ RULES = (
         "1 or more, or -1 for num_train_epochs",
         "set one of these; `luthier train --dry-run` shows a run without training",
     ),
+    Rule(
+        lambda r: r.model.quantization != "none" and r.method["name"] in ("full", "freeze"),
+        "model.quantization",
+        "a quantised base, whose matrices cannot move, with a method that trains them",
+        "methods that train beside the base: lora (QLoRA), adapter, ia3, prefix, prompt, ptuning, norm, bitfit",
+        "set method: lora, or model.quantization: none",
+    ),
+    Rule(
+        lambda r: r.model.bnb_4bit_use_double_quant and r.model.quantization not in ("nf4", "fp4"),
+        "model.bnb_4bit_use_double_quant",
+        "no 4-bit base",
+        "it quantises the scales of nf4 and fp4",
+        "set model.quantization: nf4, or remove it",
+    ),
+    Rule(
+        lambda r: r.model.quantization != "none" and r.train.torch_compile,
+        "train.torch_compile",
+        "a quantised base",
+        "compiled layers need matrices that are there",
+        "remove one of the two",
+    ),
 )
 
 

@@ -40,8 +40,10 @@ class Model(Section):
     """A PEFT folder to go on training from; its settings must agree with `method`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Numbers of the forward pass. `auto`: bfloat16 where the machine multiplies it fast, else float32."""
-    quantization: Literal["none"] = "none"
-    """Quantisation of the frozen base."""
+    quantization: Literal["none", "nf4", "fp4", "int8"] = "none"
+    """Bits of the frozen base's linear layers: 4 (`nf4`: QLoRA, `fp4`) or 8; a quantised checkpoint stays as it is."""
+    bnb_4bit_use_double_quant: bool = False
+    """Quantise the scales of `nf4` and `fp4` too: 4.13 bits a weight instead of 4.5."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless you say so."""
 

@@ -105,11 +105,7 @@ def test_evaluation_template_and_targets():
 @pytest.mark.parametrize(
     ("keys", "text"),
     [
-        (
-            {"adapter": "qlora"},
-            "adapter: received 'qlora' (text); lora, or none for full fine-tuning; write adapter: lora",
-        ),
-        ({"load_in_4bit": True}, "load_in_4bit: received true"),
+        ({"adapter": "oft"}, "adapter: received 'oft' (text); lora, qlora, or none for full fine-tuning; write adap"),
         ({"val_set_size": 0.05}, "val_set_size: received 0.05 (number); rows are not split at random here"),
         ({"rl": "grpo"}, "rl: received 'grpo' (text); known: dpo, ipo, orpo, kto, simpo"),
         ({"optimizer": "muon"}, "optimizer: received 'muon'"),

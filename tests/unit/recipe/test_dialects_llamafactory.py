@@ -170,7 +170,6 @@ def test_freeze_keeps_its_keys():
 @pytest.mark.parametrize(
     ("keys", "text"),
     [
-        ({"quantization_bit": 4}, "quantization_bit: received 4"),
         ({"finetuning_type": "oft"}, "finetuning_type: received 'oft' (text); lora, full, freeze; write one of these"),
         ({"stage": "ppo"}, "stage: received 'ppo' (text); known: pt, sft, rm, dpo, kto"),
         (

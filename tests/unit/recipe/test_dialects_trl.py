@@ -219,7 +219,6 @@ def test_lora_keys_without_use_peft_have_no_effect_and_say_so():
     ("keys", "text"),
     [
         ({"push_to_hub": True}, "push_to_hub: received true"),
-        ({"load_in_4bit": True}, "load_in_4bit: received true"),
         (
             {"torch_dtype": "float16"},
             "torch_dtype: received 'float16' (text); auto, bfloat16, float32; write torch_dty",
@@ -265,7 +264,7 @@ def test_no_preference_key_is_packed_or_masked():
 @pytest.mark.skipif(not RECIPES, reason="the handbook's recipes are not here")
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: str(file.relative_to(HANDBOOK)))
 def test_a_recipe_of_the_handbook_loads_or_says_what_to_write(file):
-    mended = ["push_to_hub=false", "load_in_4bit=false", "optim=adamw_torch"]
+    mended = ["push_to_hub=false", "optim=adamw_torch"]
     words = mended + ["lr_scheduler_type=linear"] * (file.parent.name == "orpo")
     resolved = load_recipe(file, words)
     assert resolved.recipe.objective["name"] == file.parent.name
