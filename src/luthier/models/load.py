@@ -120,7 +120,7 @@ def load_tokenizer(
 def load_config(
     name_or_path: str, revision: str | None = None, trust_remote_code: bool = False, *, weights: bool = True
 ) -> PretrainedConfig:
-    """Load a model's configuration and check that it is a causal language model.
+    """Load a model's configuration and check that it is a causal language model, or an encoder-decoder.
 
     Args:
         name_or_path: A folder, a hub name, or `embedded`.
@@ -131,7 +131,7 @@ def load_config(
     Raises:
         ModelError: There is none, it cannot be read, or it describes another kind of model.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, AutoConfig
 
     place = locate(name_or_path, weights=weights)
     try:
@@ -139,13 +139,14 @@ def load_config(
     except load_errors() as error:
         raise cannot_load(name_or_path, "model", error) from error
     code = getattr(config, "auto_map", None) or {}
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and "AutoModelForCausalLM" not in code:
+    known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+    if not known and "AutoModelForCausalLM" not in code:
         kinds = getattr(config, "architectures", None) or [type(config).__name__]
         raise ModelError(
             f"model {name_or_path}",
             f"{kinds[0]} ({config.model_type}) is no causal language model",
             "a model that predicts the next token (transformers' AutoModelForCausalLM)",
-            "choose a decoder: encoders (BERT) and encoder-decoders (T5) cannot be trained here",
+            "choose a decoder, or an encoder-decoder (T5) and model.task_type SEQ_2_SEQ_LM",
         )
     return config
 
@@ -182,8 +183,9 @@ def load_model(
     config = load_config(name, model.model_revision, model.trust_remote_code)
     task = settle_task(name, config, task, num_labels)
     new_head = task == "SEQ_CLS" and task_of(config) == "CAUSAL_LM"
-    if attention == "luthier":
-        attention = DENSE.get(config.model_type, attention)
+    chosen: str | None = attention
+    if attention == "luthier":  # an encoder-decoder runs on transformers' own: its pass is padded
+        chosen = None if task == "SEQ_2_SEQ_LM" else DENSE.get(config.model_type, attention)
     try:
         with without_bars(), without_report(new_head):
             loaded, found = auto_class(task).from_pretrained(
@@ -191,7 +193,7 @@ def load_model(
                 config=config,
                 revision=model.model_revision,
                 dtype=dtype,
-                attn_implementation=attention,
+                attn_implementation=chosen,
                 use_safetensors=True,
                 trust_remote_code=model.trust_remote_code,
                 output_loading_info=True,

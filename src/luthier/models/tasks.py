@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from luthier.core.errors import ModelError
+from luthier.models.source_target import settle_source_and_target, writes_from_source
 from luthier.models.values import value_head
 
 if TYPE_CHECKING:
@@ -27,13 +28,17 @@ _CLASSIFIER = "ForSequenceClassification"
 def task_of(config: PretrainedConfig) -> Task:
     """What a checkpoint was saved for."""
     kinds = getattr(config, "architectures", None) or []
+    if writes_from_source(config):
+        return "SEQ_2_SEQ_LM"
     return "SEQ_CLS" if any(str(kind).endswith(_CLASSIFIER) for kind in kinds) else "CAUSAL_LM"
 
 
 def auto_class(task: Task) -> Any:
     """The class of transformers that loads it."""
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
+    if task == "SEQ_2_SEQ_LM":
+        return AutoModelForSeq2SeqLM
     return AutoModelForSequenceClassification if task == "SEQ_CLS" else AutoModelForCausalLM
 
 
@@ -54,6 +59,9 @@ def settle_task(name: str, config: PretrainedConfig, task: Task | None, num_labe
             the checkpoint's head gives another number of values.
     """
     where, task = f"model {name}", task or task_of(config)
+    if task == "SEQ_2_SEQ_LM" or config.is_encoder_decoder:
+        settle_source_and_target(name, config, task)
+        return task
     if task == "CAUSAL_LM":
         if task_of(config) == "SEQ_CLS":
             received = f"{config.architectures[0]}, a reward model: its head gives values instead of words"

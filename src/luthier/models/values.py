@@ -20,6 +20,7 @@ from luthier.core.errors import DataError, ModelError
 from luthier.core.types import Segment, Tree
 from luthier.kernels.forest import plant
 from luthier.models.backbone import hidden_states, scored_logprobs
+from luthier.models.encoder_decoder import is_encoder_decoder, pair_logprobs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,6 +50,8 @@ def value_head(model: nn.Module) -> nn.Linear | None:
 
 def outputs(model: PreTrainedModel, forest: Forest) -> torch.Tensor:
     """What objectives read: the log-probability of each scored token, float32 [S]; of a reward model, values [N]."""
+    if is_encoder_decoder(model):
+        return pair_logprobs(model, forest)
     return scored_logprobs(model, forest) if value_head(model) is None else segment_values(model, forest)
 
 
