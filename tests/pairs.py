@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import copy
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,10 +17,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 WORDS = {"vocab_size": 60, "pad_token_id": 0, "decoder_start_token_id": 0, "eos_token_id": 1}
-T5: dict[str, Any] = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "initializer_factor": 3.0}
+T5: dict[str, Any] = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "initializer_factor": 1.0}
 T5 |= {"dropout_rate": 0.0, "relative_attention_num_buckets": 8, "relative_attention_max_distance": 16} | WORDS
 GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
-BART: dict[str, Any] = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "max_position_embeddings": 24}
+BART: dict[str, Any] = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "max_position_embeddings": 64}
 BART |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48}
 BART |= {
     "dropout": 0.0,
@@ -47,7 +49,13 @@ PROVEN: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def tiny_pairs(name: str) -> PreTrainedModel:
-    """One family's model, the same numbers each time; norms, biases and the logits' bias are drawn at random too."""
+    """A fresh copy of one family's model, the same numbers each time."""
+    return copy.deepcopy(_made(name))
+
+
+@cache
+def _made(name: str) -> PreTrainedModel:
+    """Norms, biases and the bias of BART's logits are drawn at random too."""
     import torch
     from transformers import AutoConfig, AutoModelForSeq2SeqLM
 

@@ -81,7 +81,7 @@ def test_rows_of_another_form_and_texts_beyond_the_positions_are_refused() -> No
     whole.segments[0].scored[1:] = True
     with pytest.raises(ModelError, match="without a source"):
         outputs(model, plant([whole]))
-    with pytest.raises(ModelError, match="a source of 30 tokens"):
-        outputs(model, plant([pair([5] * 30, [6, 2])]))
-    with pytest.raises(ModelError, match=r"a target of 25 tokens.*set data.max_length to 24"):
-        outputs(model, plant([pair([5, 2], [6] * 25)]))
+    with pytest.raises(ModelError, match="a source of 70 tokens"):
+        outputs(model, plant([pair([5] * 70, [6, 2])]))
+    with pytest.raises(ModelError, match=r"a target of 65 tokens.*set data.max_length to 64"):
+        outputs(model, plant([pair([5, 2], [6] * 65)]))

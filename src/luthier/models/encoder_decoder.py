@@ -21,7 +21,7 @@ import torch
 
 from luthier.core.errors import ModelError
 from luthier.models.backbone import head_logprobs, learned_positions
-from luthier.models.virtual import num_virtual
+from luthier.models.virtual import num_virtual, virtual_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,11 +59,6 @@ class Batch:
     def computed(self) -> int:
         """Tokens that are computed, padding included."""
         return len(self.sources) * self.length + len(self.targets) * self.width
-
-
-def is_encoder_decoder(model: torch.nn.Module) -> bool:
-    """Whether a model reads a source and writes a target."""
-    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 
 
 def pair_logprobs(model: PreTrainedModel, forest: Forest) -> torch.Tensor:
@@ -232,9 +227,11 @@ def _check_form(model: PreTrainedModel, forest: Forest) -> None:
 
 def _check_positions(model: PreTrainedModel, forest: Forest) -> None:
     """Refuse texts that are longer than the positions of a model that has so many (BART, Pegasus, Marian)."""
-    lengths, virtual = forest.lengths(), num_virtual(model)
+    lengths, found = forest.lengths(), virtual_of(model)
+    in_source = found is not None and found.heads is None  # embeddings; keys and values stand before the target
     for side, stack in (("source", model.get_encoder()), ("target", model.get_decoder())):
         limit = learned_positions(stack)
+        virtual = num_virtual(model) if in_source == (side == "source") else 0
         own = [n for n, parent in zip(lengths, forest.parents, strict=True) if (parent < 0) == (side == "source")]
         if limit is not None and max(own, default=0) + virtual > limit:
             besides = f" after {virtual} virtual ones" if virtual else ""

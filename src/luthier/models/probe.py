@@ -21,10 +21,10 @@ from luthier.core.errors import ModelError
 from luthier.core.types import Segment, Tree
 from luthier.kernels.forest import plant
 from luthier.models.backbone import serving
-from luthier.models.encoder_decoder import is_encoder_decoder
 from luthier.models.planted import NAME, RUNNABLE, planted
 from luthier.models.probe_pairs import prove_pairs
 from luthier.models.rounding import LEAK_SHARE, MEAN_TOLERANCE, TOLERANCE
+from luthier.models.source_target import is_encoder_decoder
 from luthier.models.values import outputs, value_head
 
 if TYPE_CHECKING:

@@ -83,6 +83,8 @@ def prove_pairs(model: PreTrainedModel, name: str) -> float:
             got, wanted = pair_logprobs(model, forest).double(), separate_pairs(model, forest)
             # The second and third target under the source before theirs: what a leak of a source would do.
             exchanged = pair_logprobs(model, replace(forest, parents=(-1, 0, 0, -1, 0, -1, 3))).double()
+    except ModelError:
+        raise
     except (ValueError, TypeError, RuntimeError, AttributeError, LookupError, NotImplementedError) as error:
         why = f"its forward fails on sources and targets ({str(error)[:200]})"
         raise ModelError(f"model {name}", f"{kind}: {why}", allowed, "choose such a model") from error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Can a checkpoint read a source and write a target (`SEQ_2_SEQ_LM`)? Asked of its configuration, before any weight."""
+"""Does a model read a source and write a target (`SEQ_2_SEQ_LM`)? Its configuration says so, before any weight."""
 
 from __future__ import annotations
 
@@ -8,12 +8,24 @@ from typing import TYPE_CHECKING
 from luthier.core.errors import ModelError
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PretrainedConfig
 
     from luthier.core.tasks import Task
 
 _ENDINGS = ("ForConditionalGeneration", "MTModel")
 ALLOWED = "an encoder-decoder of text (T5, mT5, UMT5, BART, mBART, Pegasus, Marian, M2M100, BlenderBot)"
+
+
+def is_encoder_decoder(model: nn.Module) -> bool:
+    """Whether a model reads a source and writes a target."""
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
+def target_layers(config: PretrainedConfig) -> int:
+    """Layers of the decoder; families name them differently."""
+    names = ("num_decoder_layers", "decoder_layers", "num_hidden_layers")
+    return next(int(layers) for name in names if (layers := getattr(config, name, None)) is not None)
 
 
 def writes_from_source(config: PretrainedConfig) -> bool:

@@ -20,7 +20,8 @@ from luthier.core.errors import DataError, ModelError
 from luthier.core.types import Segment, Tree
 from luthier.kernels.forest import plant
 from luthier.models.backbone import hidden_states, scored_logprobs
-from luthier.models.encoder_decoder import is_encoder_decoder, pair_logprobs
+from luthier.models.encoder_decoder import pair_logprobs
+from luthier.models.source_target import is_encoder_decoder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
