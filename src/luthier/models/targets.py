@@ -231,9 +231,8 @@ def _refuse_other_kinds(tree: _Tree, word: str, name: str) -> None:
     fix = f"name the layers in it: {', '.join(inside)}" if inside else "train it with modules_to_save, or exclude it"
     if kind_of("", module) == "norm":
         fix = "choose `method: norm` to train norms alone, or name it in modules_to_save to train it beside"
-    raise RecipeError(
-        tree.key, f"{word!r} matches {name}, a {type(module).__name__}", "linear and embedding layers", fix
-    )
+    received = f"{word!r} matches {name}, a {type(module).__name__}"
+    raise RecipeError(tree.key, received, "linear and embedding layers", fix)
 
 
 def not_excluded(modules: dict[str, nn.Module], exclude: Words | None, key: str) -> set[str]:
