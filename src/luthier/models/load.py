@@ -180,11 +180,12 @@ def load_model(
     name, say = model.model_name_or_path, say or logging.getLogger("luthier.models").warning
     config = load_config(name, model.model_revision, model.trust_remote_code)
     task = settle_task(name, config, task, num_labels, labels)
-    new_head = task != "CAUSAL_LM" and saved_for(config) != task
-    if attention == "luthier":
-        attention = DENSE.get(config.model_type, attention)
+    new_head = task not in ("CAUSAL_LM", "SEQ_2_SEQ_LM") and saved_for(config) != task
+    chosen: str | None = attention
+    if attention == "luthier":  # an encoder-decoder runs on transformers' own: its pass is padded
+        chosen = None if task == "SEQ_2_SEQ_LM" else DENSE.get(config.model_type, attention)
     words: dict[str, Any] = {"revision": model.model_revision, "trust_remote_code": model.trust_remote_code}
-    words |= {"dtype": dtype, "attn_implementation": attention, "use_safetensors": True, "output_loading_info": True}
+    words |= {"dtype": dtype, "attn_implementation": chosen, "use_safetensors": True, "output_loading_info": True}
     words |= loading_words(model, config, auto_class(task), whole)
     try:
         with without_bars(), without_report(new_head), quietly():

@@ -26,6 +26,9 @@ from luthier.models.backbone import serving
 from luthier.models.encoders import encoder_words, reads_both_ways
 from luthier.models.heads import task_of_model
 from luthier.models.planted import NAME, RUNNABLE, planted, sees_ahead
+from luthier.models.probe_pairs import prove_pairs
+from luthier.models.rounding import LEAK_SHARE, MEAN_TOLERANCE, TOLERANCE
+from luthier.models.source_target import is_encoder_decoder
 from luthier.models.values import outputs
 
 if TYPE_CHECKING:
@@ -34,15 +37,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from luthier.kernels.forest import Forest
-
-# Largest and mean difference that any model may show. Many models take norms and softmaxes in float32 whatever their
-# weights are, so float64 promises little more. In 16 bits single log-probabilities differ by rounding, and by far more
-# where an expert is chosen the other way (0.47 seen on a tiny Mixtral); a leak moves the mean, rounding does not.
-TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.1}
-MEAN_TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-5, torch.bfloat16: 0.05, torch.float16: 0.02}
-# Deep models with large logits round more than that. Then the mean is held against what a real leak does to this
-# model (0.1 to 3 nats, measured): it must stay below this share of it.
-LEAK_SHARE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.03}
 
 
 def probe_tree(vocabulary: int, seed: int = 0) -> Tree:
@@ -66,6 +60,8 @@ def prove_forest(model: PreTrainedModel, name: str) -> float:
     Raises:
         ModelError: It does not; the architecture and the reason are named.
     """
+    if is_encoder_decoder(model):
+        return prove_pairs(model, name)
     try:
         reason = _mask_fault(model)
         if reason is not None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ModelError
 from luthier.models.heads import task_by_name
+from luthier.models.source_target import settle_source_and_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,7 @@ _CLASSES: dict[Task, tuple[str, str]] = {
     "TOKEN_CLS": ("AutoModelForTokenClassification", "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING"),
     "QUESTION_ANS": ("AutoModelForQuestionAnswering", "MODEL_FOR_QUESTION_ANSWERING_MAPPING"),
     "FEATURE_EXTRACTION": ("AutoModel", "MODEL_MAPPING"),
+    "SEQ_2_SEQ_LM": ("AutoModelForSeq2SeqLM", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING"),
 }
 _HAS: dict[Task, str] = {
     "SEQ_CLS": "sequence classifier",
@@ -35,7 +37,9 @@ _HAS: dict[Task, str] = {
     "FEATURE_EXTRACTION": "model without a head",
 }
 _HEADED = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
-_CHOOSE = "choose a decoder (Llama, Qwen ...); encoders are for model.task_type SEQ_CLS, TOKEN_CLS, QUESTION_ANS and FEATURE_EXTRACTION"
+_CHOOSE = (
+    "choose a decoder (Llama, Qwen ...), or say in model.task_type what an encoder is for (SEQ_CLS, TOKEN_CLS ...)"
+)
 
 
 def saved_for(config: PretrainedConfig) -> Task | None:
@@ -60,6 +64,7 @@ def task_of(config: PretrainedConfig) -> Task:
 
 
 def auto_class(task: Task) -> Any:
+    """The class of transformers that loads it."""
     """The class of transformers that loads it."""
     import transformers
 
@@ -86,6 +91,9 @@ def settle_task(
             the checkpoint's head gives another number of values or others.
     """
     before, task = saved_for(config), task or task_of(config)
+    if task == "SEQ_2_SEQ_LM" or config.is_encoder_decoder:
+        settle_source_and_target(name, config, task)
+        return task
     _check_known(name, config, task)
     if before in _HEADED and before != task:
         raise _trained_for(name, config, before, task)
@@ -142,7 +150,9 @@ def _write_labels(name: str, config: PretrainedConfig, labels: Labels, *, traine
     named, own = dict(enumerate(labels.names)), list((config.id2label or {}).values())
     generic = all(str(label).startswith("LABEL_") for label in own)
     if trained and not generic and own != list(labels.names):
-        received = f"a head for the labels {', '.join(map(str, own[:8]))} where {', '.join(labels.names[:8])} are asked for"
+        received = (
+            f"a head for the labels {', '.join(map(str, own[:8]))} where {', '.join(labels.names[:8])} are asked for"
+        )
         allowed = "the labels that it was trained with, in their order"
         fix = f"set data.labels: [{', '.join(map(str, own[:8]))}], or name the model that it was made from"
         raise ModelError(f"model {name}", received, allowed, fix)
