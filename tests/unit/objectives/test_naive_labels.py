@@ -179,7 +179,7 @@ def test_bad_keys_are_told():
     from luthier.objectives import classification, contrastive, cosine, token_classification
 
     config = classification.Config
-    with pytest.raises(RecipeError, match=r"unknown class 'goood'.*did you mean good"):
+    with pytest.raises(RecipeError, match=r"unknown class 'goood'.*did you mean 'good'"):
         classification.bind(config(class_weights={"goood": 1.0}), CLASSES)
     for labels in (SEVERAL, VALUES):
         with pytest.raises(RecipeError, match="rows of one class each"):
