@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from luthier.core import registry
-from luthier.core.errors import ModelError, RunFailed
+from luthier.core.errors import RunFailed
 from luthier.data import eval_batches
 from luthier.engine import folder as run_folder
 from luthier.engine import machine
@@ -32,9 +32,9 @@ from luthier.engine.rows import Rows, bind, read_rows
 from luthier.engine.schedule import warmup_steps
 from luthier.engine.starting import settle_start
 from luthier.engine.summary import summarise
-from luthier.export.adapter import fill_adapter, is_adapter, load_adapter
-from luthier.export.held_out import load_words
-from luthier.export.origin import find_origin
+from luthier.export.adapted import load_adapted
+from luthier.export.adapter import fill_adapter, is_adapter
+from luthier.export.purpose import purpose_of, read_purpose
 from luthier.models import load_model, load_tokenizer
 from luthier.models.fuse import fuse
 from luthier.models.probe import prove_forest, unit_of
@@ -156,9 +156,12 @@ def open_run(
 def close_run(work: Work, rows: Rows, summary: dict[str, Any]) -> RunResult:
     """Write the result of a run that has ended, and then its summary."""
     model: Any = work.trainable.model
+    purpose = purpose_of(work.recipe, task_of(work.recipe), rows.labels)
 
     def save(writing: Path) -> None:
         work.trainable.save(writing)
+        if purpose:
+            purpose.write(writing)
         write_record(model, writing)
         save_words(rows.tokenizer, model, writing)
 
@@ -229,26 +232,14 @@ def load(run_or_model: str | Path, dtype: str | None = None) -> tuple[PreTrained
     if is_run and not any((path / name).is_dir() for name in ("adapter", "model")):
         raise RunFailed(str(path), "no result yet", "adapter/ or model/", "finish it with `luthier train --resume`")
     if is_adapter(path) or (is_run and (path / "adapter").is_dir()):
-        return _load_adapted(path, device, dtype)
+        model, tokenizer = load_adapted(path, lambda asked: pick_dtype(dtype or asked, device.type))
+        return model.to(device), tokenizer
     asked = Model(model_name_or_path=str(run_or_model))
     if is_run:  # in the numbers that it was trained in
         place = {"model_name_or_path": str(path / "model"), "model_revision": None}
         asked = load_recipe(path / "recipe.yaml").recipe.model.model_copy(update=place)
     model = load_model(asked, pick_dtype(dtype or asked.dtype, device.type), task=None)
     return model.to(device), load_tokenizer(asked.model_name_or_path, None, asked.trust_remote_code)
-
-
-def _load_adapted(
-    path: Path, device: torch.device, dtype: str | None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    origin = find_origin(path)
-    model = origin.load_base(pick_dtype(dtype or origin.model.dtype, device.type))
-    load_adapter(model, origin.adapter)
-    tokenizer = load_words(origin)
-    if tokenizer is None:
-        where = f"adapter {origin.adapter}"
-        raise ModelError(where, "no tokenizer, and none with its base", "tokenizer.json", "add it to the base")
-    return model.to(device), tokenizer
 
 
 def load_base(recipe: Recipe, labels: Labels | None, say: Say) -> PreTrainedModel:
@@ -258,8 +249,7 @@ def load_base(recipe: Recipe, labels: Labels | None, say: Say) -> PreTrainedMode
     task = task_of(recipe)
     values = len(labels) if labels is not None else 1 if task == "SEQ_CLS" else None
     whole = recipe.method.get("modules_to_save") or ()
-    words: Any = {"task": task, "num_labels": values, "seed": recipe.seed, "whole": whole, "say": say}
-    words |= {} if labels is None else {"labels": labels}
+    words: Any = {"task": task, "num_labels": values, "labels": labels, "seed": recipe.seed, "whole": whole, "say": say}
     model = load_model(recipe.model, dtype, **words).to(device)
     fuse(model)
     error = prove_forest(model, recipe.model.model_name_or_path)
@@ -296,6 +286,7 @@ def _reopen(recipe: Recipe, folder: Path, summary: dict[str, Any], say: Say) -> 
     whole = folder / "model"
     place = {"model_name_or_path": str(whole)} if whole.is_dir() else {"adapter_name_or_path": str(folder / "adapter")}
     again = recipe.model_copy(update={"model": recipe.model.model_copy(update=place)})
-    model, trainable = _build(again, say)
+    purpose = read_purpose(folder)
+    model, trainable = _build(again, purpose.labels if purpose else None, say)
     _, tokenizer = load(folder)
     return RunResult(folder=folder, summary=summary, model=model, tokenizer=tokenizer, trainable=trainable)

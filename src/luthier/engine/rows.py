@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from luthier.core import registry
 from luthier.core.errors import DataError, RecipeError
@@ -128,9 +128,9 @@ def _drawn(
 ) -> tuple[Prepared, Drawn]:
     """The rows of `data.train` or `data.eval`, and what is drawn from them."""
     name, asked = recipe.objective["name"], recipe.objective.get("problem_type", "auto")
-    told = {"labels": labels, "problem": None if asked == "auto" else asked}
-    kind = rows_of(name)
-    prepared = prepare(recipe.data, tokenizer, which=which, kind=kind, task=task_of(recipe), say=say, **told)
+    told: dict[str, Any] = {"labels": labels, "problem": None if asked == "auto" else asked}
+    told |= {"kind": rows_of(name), "task": task_of(recipe)}
+    prepared = prepare(recipe.data, tokenizer, which=which, say=say, **told)
     objective = bind(recipe, prepared.labels)
     _prove_units(prepared, objective, name)
     if isinstance(objective, Gathering) and objective.mismatched:
