@@ -34,7 +34,7 @@ from luthier.engine.starting import settle_start
 from luthier.engine.summary import summarise
 from luthier.export.adapted import load_adapted
 from luthier.export.adapter import fill_adapter, is_adapter
-from luthier.export.purpose import purpose_of, read_purpose
+from luthier.models.purpose import purpose_of, read_purpose
 from luthier.models import load_model, load_tokenizer
 from luthier.models.fuse import fuse
 from luthier.models.probe import prove_forest, unit_of

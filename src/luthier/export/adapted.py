@@ -9,7 +9,7 @@ from luthier.core.errors import ModelError
 from luthier.export.adapter import load_adapter
 from luthier.export.held_out import load_words
 from luthier.export.origin import find_origin
-from luthier.export.purpose import name_labels, read_purpose
+from luthier.models.purpose import name_labels, read_purpose
 
 if TYPE_CHECKING:
     from collections.abc import Callable
