@@ -24,8 +24,8 @@ from luthier.export.proof import Comparison
 from luthier.export.value_proof import ValueComparison
 from luthier.models.bars import without_bars
 from luthier.models.save import save_model, save_words
+from luthier.models.heads import task_of_model
 from luthier.models.tasks import auto_class
-from luthier.models.values import value_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -105,9 +105,10 @@ def merge_run(
         with trainable.disabled():
             comparison.measure_base(model)
         say(f"merging {type(model).__name__} in {_short(computed)}, writing {_short(written)}")
+        task = task_of_model(model)
         _write(trainable.merge(), written, tokenizer, folder)
         del model, trainable  # for a moment there is one model in memory, never two
-        again = _read_again(folder, written, origin.task).to(device, computed)
+        again = _read_again(folder, written, task).to(device, computed)
         proof = comparison.prove(again, dtype=written, bound=bound)
         proof.demand(str(final))
         about = {"adapter": str(origin.adapter.resolve()), "base": origin.model.model_name_or_path, **proof.to_json()}
@@ -139,8 +140,8 @@ def load_base(origin: Origin, dtype: Dtype = "auto") -> tuple[PreTrainedModel, t
 
 
 def comparison_of(model: PreTrainedModel, rows: Sequence[Sequence[int]], label: str) -> Comparison | ValueComparison:
-    """What an export is proved by: words, or the values of a reward model."""
-    if value_head(model) is not None:
+    """What an export is proved by: words, or what the head of a model for another task gives."""
+    if task_of_model(model) != "CAUSAL_LM":
         return ValueComparison(rows, label)
     return Comparison(rows, label, vocabulary_of(model))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ModelError, UserError
-from luthier.export.adapter import head_rows, is_adapter, read_config
+from luthier.export.adapter import TASKS, head_in, is_adapter, read_config
 from luthier.models.failures import EMBEDDED
 from luthier.models.load import load_model, locate
 from luthier.recipe import Model, Recipe, load_recipe
@@ -47,10 +47,14 @@ class Origin:
         return [self.adapter, base] if base.is_dir() else [self.adapter]
 
     @property
-    def task(self) -> Task:
-        """What its base is loaded for; adapters of unknown origin may not say it, but then hold a head of values."""
-        told = self.config.get("task_type")
-        return "SEQ_CLS" if told == "SEQ_CLS" or (not told and head_rows(self.adapter)) else "CAUSAL_LM"
+    def task(self) -> Task | None:
+        """What its base is loaded for; adapters of unknown origin may not say it, but then hold its head, or none."""
+        told, head = self.config.get("task_type"), head_in(self.adapter)
+        if told in TASKS:
+            return told  # type: ignore[no-any-return]
+        if head is None:
+            return None  # what the base was saved for
+        return "QUESTION_ANS" if head[0] == "qa_outputs" else "SEQ_CLS"
 
     def load_base(self, dtype: torch.dtype, attention: str = "luthier") -> PreTrainedModel:
         """Load the plain base for the adapter's task; a head of values is the base's, or waits for the adapter's.
@@ -65,7 +69,8 @@ class Origin:
         if self.task == "CAUSAL_LM":
             return load_model(self.model, dtype, attention=attention)
         # Quietly: a head that is drawn here is filled by the adapter, or the adapter is refused.
-        words: dict[str, Any] = {"task": self.task, "num_labels": head_rows(self.adapter), "say": lambda _: None}
+        head = head_in(self.adapter)
+        words: dict[str, Any] = {"task": self.task, "num_labels": head and head[1], "say": lambda _: None}
         return load_model(self.model, dtype, attention=attention, **words)
 
     def beside(self, word: str) -> Path:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from safetensors.torch import save_file
 
 from luthier.core.errors import ModelError, RecipeError
+from luthier.models.heads import task_of_model
 from luthier.models.targets import ends_with, is_adaptable, is_linear
 from luthier.models.ties import head_of, tied_pair
 
@@ -37,16 +38,6 @@ _HARMLESS = """peft_type peft_version task_type auto_mapping base_model_name_or_
 # Starts that draw A and B but leave the base weights alone; PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA change them.
 _STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
 _EMBEDDINGS = ("embed_tokens", "lm_head")  # the names by which PEFT knows a tied matrix
-
-TASKS = {
-    "ForCausalLM": "CAUSAL_LM",
-    "LMHeadModel": "CAUSAL_LM",
-    "ForSequenceClassification": "SEQ_CLS",
-    "ForTokenClassification": "TOKEN_CLS",
-    "ForQuestionAnswering": "QUESTION_ANS",
-    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
-    "MTModel": "SEQ_2_SEQ_LM",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,10 +228,9 @@ def write_tensors(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 def describe(model: nn.Module) -> dict[str, Any]:
     """The part of adapter_config.json that every kind of adapter has."""
-    name = type(model).__name__
     base = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
     return {
-        "task_type": next((task for ending, task in TASKS.items() if name.endswith(ending)), None),
+        "task_type": task_of_model(model) if hasattr(model, "config") else None,
         "base_model_name_or_path": str(Path(base).resolve()) if base and Path(base).is_dir() else base or None,
         "inference_mode": True,
     }

@@ -23,9 +23,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from luthier.core.errors import RecipeError
 from luthier.methods._in_place import train_in_place
 from luthier.methods._keys import Words, as_tuple
+from luthier.models.heads import head_modules
 from luthier.models.layers import find_stacks
 from luthier.models.targets import ends_with, nearest
-from luthier.models.values import value_head
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -62,7 +62,7 @@ class Config(BaseModel):
 
 
 def apply(model: PreTrainedModel, config: Config) -> Trainable:
-    """Let the chosen parameters train in place; a head of values always does.
+    """Let the chosen parameters train in place; a head for a task always does.
 
     Args:
         model: Loaded by :func:`luthier.models.load_model`; changed in place.
@@ -84,9 +84,8 @@ def apply(model: PreTrainedModel, config: Config) -> Trainable:
         chosen = _by_pattern(named, config.unfrozen_parameters)
     else:
         chosen = _by_layer(model, named, config) | _outside(model, named, config.freeze_extra_modules)
-    head = value_head(model)
-    if head is not None:
-        chosen |= {name for name, parameter in named.items() if any(parameter is own for own in head.parameters())}
+    own = {id(parameter) for module in head_modules(model).values() for parameter in module.parameters()}
+    chosen |= {name for name, parameter in named.items() if id(parameter) in own}
     once = {id(parameter): name for name, parameter in reversed(named.items()) if name in chosen}
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return train_in_place(model, {names[key]: named[name] for key, name in reversed(once.items())}, "freeze")

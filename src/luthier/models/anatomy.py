@@ -119,7 +119,7 @@ def dissect(name_or_path: str, r: int = 16, revision: str | None = None, trust_r
         trust_remote_code: Run code that comes with the model.
 
     Raises:
-        ModelError: There is no such model, or it is no causal language model.
+        ModelError: There is no such model.
     """
     config = load_config(name_or_path, revision, trust_remote_code, weights=False)
     model = _build(name_or_path, config, trust_remote_code)

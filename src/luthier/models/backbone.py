@@ -14,6 +14,7 @@ import torch
 from luthier.core.errors import ModelError
 from luthier.kernels.attention import visible
 from luthier.kernels.logprob import HeadShape, linear_logprob
+from luthier.models.encoders import encoder_words, first_position, position_table, reads_both_ways
 from luthier.models.planted import NAME, planted
 from luthier.models.virtual import num_virtual
 
@@ -72,10 +73,10 @@ def hidden_states(model: PreTrainedModel, forest: Forest) -> torch.Tensor:
         ModelError: A branch is longer than the model's positions.
     """
     decoder: Any = model.get_decoder()
-    if decoder is model:
-        raise ModelError(f"model {type(model).__name__}", "no decoder apart from its head", "a causal language model")
-    _check_positions(model, decoder, forest)
+    check_positions(model, forest)
     words = {"input_ids": forest.input_ids[None], "position_ids": forest.position_ids[None], "use_cache": False}
+    if reads_both_ways(model):
+        words = encoder_words(model, forest)
     if model.config._attn_implementation == NAME:
         with planted(forest):
             output = decoder(**words)
@@ -91,8 +92,13 @@ def _dense_mask(forest: Forest, dtype: torch.dtype) -> torch.Tensor:
     return mask.masked_fill_(~visible(forest), torch.finfo(dtype).min).to(forest.input_ids.device)[None, None]
 
 
-def _check_positions(model: PreTrainedModel, decoder: torch.nn.Module, forest: Forest) -> None:
-    limit, why = _last_position(model.config.get_text_config(), decoder)
+def check_positions(model: PreTrainedModel, forest: Forest) -> None:
+    """Refuse a branch that is longer than the model's positions.
+
+    Raises:
+        ModelError: There is one.
+    """
+    limit, why = _last_position(model.config.get_text_config(), model.get_decoder())
     virtual = num_virtual(model)
     if limit is not None and forest.longest() + virtual > limit:
         besides = f" after {virtual} virtual ones" if virtual else ""
@@ -117,11 +123,9 @@ def _last_position(config: Any, decoder: torch.nn.Module) -> tuple[int | None, s
 
 
 def learned_positions(decoder: torch.nn.Module) -> int | None:
-    """Positions in the table of a model that learned them (GPT-2, OPT), else None."""
-    for name, child in decoder.named_children():
-        if isinstance(child, torch.nn.Embedding) and ("pos" in name or name == "wpe"):
-            return child.num_embeddings - getattr(child, "offset", 0)
-    return None
+    """Positions in the table of a model that learned them (GPT-2, OPT, BERT), else None."""
+    table = position_table(decoder)
+    return None if table is None else table.num_embeddings - getattr(table, "offset", 0) - first_position(decoder)
 
 
 def _head(model: PreTrainedModel, hidden: torch.Tensor) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], Any]:

@@ -18,8 +18,8 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from luthier.core.errors import DataError, ModelError, UserError
 from luthier.models.backbone import learned_positions, serving
+from luthier.models.heads import task_of_model
 from luthier.models.threads import fitting_threads
-from luthier.models.values import value_head
 from luthier.models.virtual import num_virtual
 
 if TYPE_CHECKING:
@@ -64,11 +64,11 @@ def generate(  # noqa: PLR0913 - the usual names, keyword only
         ModelError: There is no chat template, a prompt is too long for the model's positions, or the model is a reward
             model.
     """
-    if value_head(model) is not None:
-        received, allowed = "a reward model: its head gives values, not words", "a language model"
-        raise ModelError(
-            f"model {type(model).__name__}", received, allowed, "models.values.score_texts gives its values"
-        )
+    if (task := task_of_model(model)) != "CAUSAL_LM":
+        given = {"SEQ_CLS": "values", "TOKEN_CLS": "labels", "QUESTION_ANS": "spans"}.get(task, "vectors")
+        received = f"a model for {task}: its head gives {given}, not words"
+        fix = "give a language model; `luthier evaluate` asks one of another task"
+        raise ModelError(f"model {type(model).__name__}", received, "a language model", fix)
     _check(max_new_tokens, batch_size, temperature, top_p)
     encoded = [_encode(tokenizer, prompt, number, raw) for number, prompt in enumerate(prompts)]
     _check_positions(model, max(map(len, encoded), default=0) + max_new_tokens)

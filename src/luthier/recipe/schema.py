@@ -50,7 +50,7 @@ class Source(Section):
     """One place that rows come from."""
 
     path: Annotated[str, Field(min_length=1)]
-    """A file (JSON, JSONL, CSV, Parquet, text), a folder, a hub data set, or a shipped one: `embedded:train`."""
+    """A file (JSON, JSONL, CSV, Parquet, CoNLL, text), a folder, a hub data set, or a shipped one: `embedded:train`."""
     format: str = "auto"
     """A name of `luthier formats`, or `auto`: told by the columns and said aloud."""
     split: str | None = None
@@ -61,8 +61,8 @@ class Source(Section):
     """Share of the rows used in each epoch; 2 uses each row twice, 0.5 every second one (drawn anew each epoch)."""
     max_rows: Positive | None = None
     """Use only the first rows."""
-    columns: dict[str, str] = {}
-    """Your column names: `{instruction: question, output: answer}`."""
+    columns: dict[str, str | NonNegative] = {}
+    """Your column names, `{instruction: question}`; of a CSV or TSV file without any their numbers: `{text: 0}`."""
 
 
 def _sources(value: Any) -> Any:
