@@ -35,6 +35,7 @@ class StepResult:
         tokens: Real tokens.
         scored_tokens: Scored tokens.
         pairs: Pairs of a token and one that it sees.
+        passes: Micro-batches.
         rows: Data rows that took part; of the micro-batches with a loss that is not finite, where there are any.
     """
 
@@ -43,6 +44,7 @@ class StepResult:
     tokens: int
     scored_tokens: int
     pairs: int = 0
+    passes: int = 0
     rows: tuple[str, ...]
 
     @property
@@ -172,6 +174,7 @@ class Tally:
             tokens=sum(forest.num_tokens for forest in self.forests),
             scored_tokens=sum(forest.num_scored for forest in self.forests),
             pairs=sum(forest.num_pairs for forest in self.forests),
+            passes=len(self.forests),
             rows=tuple(row for forest in broken or self.forests for row in forest.rows),
         )
 
@@ -185,6 +188,7 @@ def merged(shares: Sequence[StepResult]) -> StepResult:
         tokens=sum(share.tokens for share in shares),
         scored_tokens=sum(share.scored_tokens for share in shares),
         pairs=sum(share.pairs for share in shares),
+        passes=sum(share.passes for share in shares),
         rows=tuple(row for share in broken or shares for row in share.rows),
     )
 

@@ -79,6 +79,11 @@ class ValueProof:
         lost = far > 0.5 * self.adapter_difference and far > NOISE * self.bound
         return far <= self.bound and not lost and math.isfinite(self.max_value_difference)
 
+    @property
+    def distance(self) -> float:
+        """How far the two are apart, to choose between exports; NaN is farther than anything."""
+        return math.inf if math.isnan(self.relative_difference) else self.relative_difference
+
     def to_json(self) -> dict[str, Any]:
         """The numbers and the verdict, for merge_proof.json."""
         return {**asdict(self), "holds": self.holds}

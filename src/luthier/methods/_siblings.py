@@ -75,6 +75,6 @@ def join(layers: Mapping[str, LoraLayer]) -> None:
         for family in _FAMILIES:
             crossed = _CROSS.get(family[0]) == parent.rstrip(".").split(".")[-1]
             found = (layers.get(parent + leaf) for leaf in family[1 if crossed else 0 :])
-            members = [layer for layer in found if type(layer) is LoraLinear and not layer.dropout]
+            members = [layer for layer in found if isinstance(layer, LoraLinear) and not layer.dropout]
             if len(members) > 1 and len({layer.in_features for layer in members}) == 1:
                 Siblings(members)

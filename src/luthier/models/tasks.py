@@ -37,7 +37,9 @@ _HAS: dict[Task, str] = {
     "FEATURE_EXTRACTION": "model without a head",
 }
 _HEADED = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
-_CHOOSE = "choose a decoder (Llama, Qwen ...); encoders are for model.task_type SEQ_CLS, TOKEN_CLS, QUESTION_ANS and FEATURE_EXTRACTION"
+_CHOOSE = (
+    "choose a decoder (Llama, Qwen ...), or say in model.task_type what an encoder is for (SEQ_CLS, TOKEN_CLS ...)"
+)
 
 
 def saved_for(config: PretrainedConfig) -> Task | None:

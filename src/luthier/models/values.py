@@ -56,7 +56,7 @@ def outputs(model: PreTrainedModel, forest: Forest) -> torch.Tensor:
         forest: The batch, on the model's device.
 
     Returns:
-        CAUSAL_LM and SEQ_2_SEQ_LM: log-probability of each scored token, float32 [S]. SEQ_CLS: values of each segment,
+        CAUSAL_LM, SEQ_2_SEQ_LM: log-probability of each scored token, float32 [S]. SEQ_CLS: values of each segment,
         float32 [N] or [N, C]. TOKEN_CLS: float32 [T, C]. QUESTION_ANS: float32 [T, 2]. FEATURE_EXTRACTION: hidden
         states [T, H].
 
