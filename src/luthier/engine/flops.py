@@ -29,11 +29,11 @@ import torch
 from luthier.engine.flops_pairs import per_pair, run_pair, split
 from luthier.kernels.lowrank import multiply_adds
 from luthier.models.backbone import hidden_states
+from luthier.models.heads import task_of_model
 from luthier.models.planted import NAME, planted
 from luthier.models.probe import probe_forest
 from luthier.models.source_target import is_encoder_decoder
 from luthier.models.targets import is_linear
-from luthier.models.values import value_head
 from luthier.models.virtual import num_virtual, virtual_of
 
 if TYPE_CHECKING:
@@ -205,8 +205,8 @@ def _stacked(module: torch.nn.Module) -> list[torch.nn.Parameter]:
 
 def _head_products(model: PreTrainedModel, reached: bool) -> int:
     """Multiply-adds of the head for each scored token."""
-    if value_head(model) is not None:
-        return 0  # H for each text, where a layer has 12 H^2 for each token
+    if task_of_model(model) not in ("CAUSAL_LM", "SEQ_2_SEQ_LM"):
+        return 0  # a few H for each text, where a layer has 12 H^2 for each token
     head: Any = model.get_output_embeddings()
     if isinstance(head, Updated):
         base: Any = head.base_layer

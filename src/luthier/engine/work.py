@@ -39,7 +39,7 @@ class Progress:
         cpu_seconds: Processor time of the same.
         loss: Of the last step.
         evaluation: What the last evaluation found.
-        best: What the one with the lowest loss found.
+        best: What the best one found (`engine.best`).
         best_step: The step it came after; 0 where there was none.
         waited: Evaluations since then.
         ended: Whether the run stopped early.
