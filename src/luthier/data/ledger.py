@@ -51,7 +51,7 @@ class Account:
         scored_tokens: Tokens among them whose log-probability is trained.
         cut_tokens: Tokens that truncation cut away.
         labelled: Tokens with a label: words with a tag, or tokens that an answer may begin and end with.
-        lost_words: Tagged words of which the tokenizer leaves no token.
+        lost: Tagged words of which the tokenizer leaves no token; answers that no window holds whole.
         refused: Reason -> rows.
         notes: What the token gate found worth knowing.
     """
@@ -71,7 +71,7 @@ class Account:
     scored_tokens: int = 0
     cut_tokens: int = 0
     labelled: int = 0
-    lost_words: int = 0
+    lost: int = 0
     refused: dict[str, Refusal] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -115,8 +115,10 @@ class Account:
         if self.truncated:
             share = self.cut_tokens / max(1, self.cut_tokens + self.tokens)
             lines.append(f"{self.truncated:,} cut at max_length; {self.cut_tokens:,} tokens ({share:.1%}) are not seen")
-        if self.lost_words:
-            lines.append(f"{self.lost_words:,} words have no token of their own; their tags are not seen")
+        if self.lost and self.kind == "question":
+            lines.append(f"{self.lost:,} answers stand whole in no window, so all windows say that there is none")
+        elif self.lost:
+            lines.append(f"{self.lost:,} words have no token of their own; their tags are not seen")
         return lines + self.notes
 
     @classmethod

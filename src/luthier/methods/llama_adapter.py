@@ -31,6 +31,7 @@ from luthier.models.backbone import serving
 from luthier.models.layers import find_layers
 from luthier.models.planted import NAME as ATTENTION
 from luthier.models.probe import prove_forest
+from luthier.models.source_target import is_encoder_decoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -103,6 +104,9 @@ def _sites(model: PreTrainedModel, config: Config) -> list[str]:
         RecipeError: There are fewer layers than `adapter_layers`.
         ModelError: A layer has no attention that can read prompts.
     """
+    if is_encoder_decoder(model):
+        received, allowed = "an encoder-decoder, two of whose attentions see other texts", "a decoder"
+        raise ModelError(f"model {type(model).__name__}", received, allowed, "choose prefix or lora")
     where, count = find_layers(model, "method.name")
     wanted = count if config.adapter_layers is None else config.adapter_layers
     if wanted > count:
