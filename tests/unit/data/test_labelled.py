@@ -12,9 +12,7 @@ from luthier.core.tasks import Labels
 from luthier.data import prepare
 from luthier.recipe.schema import Data
 
-MOODS = [
-    {"text": f"a test of {word}", "label": label} for word, label in zip("nina rome tom".split(), "bab", strict=True)
-]
+MOODS = [{"text": f"a test of {word}", "label": label} for word, label in (("nina", "b"), ("rome", "a"), ("tom", "b"))]
 PAIRS = [{"sentence1": "nina lives", "sentence2": "in rome", "label": n % 3} for n in range(6)]
 
 
@@ -91,12 +89,8 @@ def test_fractions_are_values(write):
 def test_integers_are_values_where_the_objective_says_so(write):
     found = made([{"text": "a", "label": n} for n in (3, 1)], write, problem="regression")
     assert targets(found) == [(3.0,), (1.0,)]
-    classes = made(
-        [{"text": "a", "label": n} for n in (3.0, 1.0)],
-        write,
-        problem="single_label_classification",
-        labels=Labels(names=("1", "3")),
-    )
+    three = [{"text": "a", "label": n} for n in (3.0, 1.0)]
+    classes = made(three, write, labels=Labels(names=("1", "3")))
     assert targets(classes) == [(1.0,), (0.0,)]
 
 

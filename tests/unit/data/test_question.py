@@ -19,9 +19,7 @@ from luthier.recipe.schema import Data
 
 TOKENIZERS = {"bert": bert(), "roberta": roberta(), "gpt": gpt()}
 CONTEXT = "The painter Nina lives in Rome (1990). Tom isn't unhappy."
-WORDS = st.lists(
-    st.sampled_from(["Nina", "unbelievable", "12.50", "isn't", "🐈", "日本", "a"]), min_size=3, max_size=30
-)
+WORDS = st.lists(st.sampled_from("Nina unbelievable 12.50 isn't 🐈 日本 a".split()), min_size=3, max_size=30)
 
 
 def row(answer: str, question="Where does Nina live?", context=CONTEXT, start=None) -> dict:
@@ -102,9 +100,8 @@ def test_windows_of_a_long_context(write, name):
     assert 1 <= len(held) < len(trees)
     for place in held:
         assert original.span(place, *map(int, trees[place].targets)) == "Rome"
-    seen = {
-        int(c) for w in original.windows for a, b in zip(w.begins, w.ends, strict=True) if a >= 0 for c in range(a, b)
-    }
+    spans = [(a, b) for window in original.windows for a, b in zip(window.begins, window.ends, strict=True) if a >= 0]
+    seen = {char for a, b in spans for char in range(a, b)}
     assert seen >= {place for place, char in enumerate(context) if not char.isspace()}
 
 

@@ -21,11 +21,8 @@ from luthier.recipe.schema import Data
 
 TOKENIZERS = {"bert": bert(), "roberta": roberta(), "gpt": gpt()}
 SENTENCE = {"tokens": "Nina lives in unbelievable Rome .".split(), "tags": "B-PER O O B-LOC I-LOC O".split()}
-WORDS = st.lists(
-    st.sampled_from(["Nina", "unbelievable", "12.50", "isn't", "🐈", "日本", "a", "New York", "(1990)"]),
-    min_size=1,
-    max_size=40,
-)
+SAMPLES = ["Nina", "unbelievable", "12.50", "isn't", "🐈", "日本", "a", "New York", "(1990)"]
+WORDS = st.lists(st.sampled_from(SAMPLES), min_size=1, max_size=40)
 
 
 def made(rows, write, tokenizer=None, **keys):
