@@ -158,6 +158,7 @@ def update(work: Work, state: State, result: StepResult, spent: tuple[float, flo
     progress.tokens += result.tokens
     progress.scored_tokens += result.scored_tokens
     progress.pairs += result.pairs
+    progress.padding += result.padding
     progress.passes += result.passes
     progress.seconds += seconds
     progress.cpu_seconds += spent[1] + (time.process_time() - cpu) * work.ranks.world  # all make the same update

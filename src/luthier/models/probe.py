@@ -21,7 +21,7 @@ import torch
 from luthier.core.errors import ModelError
 from luthier.core.types import Segment, Tree
 from luthier.kernels.forest import plant
-from luthier.models.alone import separate_logprobs, separate_outputs, separate_values
+from luthier.models.alone import separate_outputs
 from luthier.models.backbone import serving
 from luthier.models.encoders import encoder_words, reads_both_ways
 from luthier.models.heads import task_of_model
@@ -123,7 +123,7 @@ def leak_size(model: PreTrainedModel) -> float:
 
 def unit_of(model: PreTrainedModel) -> str:
     """What :func:`prove_forest` gives its difference in, for messages."""
-    return "nats" if task_of_model(model) == "CAUSAL_LM" else "of a value"
+    return "nats" if task_of_model(model) in ("CAUSAL_LM", "SEQ_2_SEQ_LM") else "of a value"
 
 
 def _unit(model: PreTrainedModel, found: torch.Tensor) -> float:

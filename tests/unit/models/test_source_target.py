@@ -13,8 +13,8 @@ from tests.tiny import tiny
 
 from luthier.core.errors import ModelError
 from luthier.models import load_model, outputs
-from luthier.models.encoder_decoder import is_encoder_decoder
 from luthier.models.probe_pairs import probe_pairs
+from luthier.models.source_target import is_encoder_decoder
 from luthier.recipe import Model
 
 if TYPE_CHECKING:
