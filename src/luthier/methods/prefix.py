@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
+from transformers import DynamicCache
 
 from luthier.core.errors import ModelError, RecipeError
 from luthier.methods._virtual import ALONE, PromptEmbeddings, check_computed, load_virtual, train_virtual, wide
 from luthier.models.backbone import serving
+from luthier.models.encoders import reads_both_ways, takes
 from luthier.models.virtual import ENCODER_FILE, VirtualTokens
 
 if TYPE_CHECKING:
@@ -134,7 +136,11 @@ def key_shape(model: PreTrainedModel) -> tuple[int, int, int]:
     """
     ids = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
     with serving(model):
-        cache = model.get_decoder()(input_ids=ids, use_cache=True).past_key_values
+        cache: Any = DynamicCache()
+        if not reads_both_ways(model):
+            cache = model.get_decoder()(input_ids=ids, use_cache=True).past_key_values
+        elif takes(type(model.get_decoder()), "past_key_values"):  # an encoder fills no cache but a given one
+            model.get_decoder()(input_ids=ids, past_key_values=cache)
     shapes = {
         tuple(part.shape[1::2]) if isinstance(part, torch.Tensor) else None
         for layer in cache.layers

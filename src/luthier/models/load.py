@@ -15,7 +15,7 @@ from luthier.core.errors import ModelError
 from luthier.models.bars import without_bars, without_report
 from luthier.models.failures import EMBEDDED, cannot_load, load_errors
 from luthier.models.heads import draw_head, may_be_drawn
-from luthier.models.tasks import auto_class, saved_for, settle_padding, settle_task
+from luthier.models.tasks import auto_class, renamed_keys, saved_for, settle_padding, settle_task
 from luthier.models.threads import bound_caches
 
 if TYPE_CHECKING:
@@ -191,6 +191,7 @@ def load_model(
                 use_safetensors=True,
                 trust_remote_code=model.trust_remote_code,
                 output_loading_info=True,
+                key_mapping=renamed_keys(config, task),
             )
     except load_errors() as error:
         if isinstance(error, KeyError) and error.args == ("luthier",):  # a table of its own attention classes

@@ -66,6 +66,20 @@ def auto_class(task: Task) -> Any:
     return getattr(transformers, _CLASSES[task][0])
 
 
+def renamed_keys(config: PretrainedConfig, task: Task) -> dict[str, str] | None:
+    """How a language model's keys are called by the class for a task, where transformers names its body otherwise.
+
+    `LlamaForQuestionAnswering` (and Qwen's, Mistral's) calls `transformer` what the others call `model`.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING as WORDS
+    from transformers import MODEL_FOR_QUESTION_ANSWERING_MAPPING as SPANS
+
+    if task != "QUESTION_ANS" or type(config) not in WORDS or type(config) not in SPANS:
+        return None
+    old, new = (table[type(config)].base_model_prefix for table in (WORDS, SPANS))
+    return {rf"^{old}\.": f"{new}."} if old != new and saved_for(config) == "CAUSAL_LM" else None
+
+
 def settle_task(
     name: str, config: PretrainedConfig, task: Task | None, num_labels: int | None, labels: Labels | None = None
 ) -> Task:

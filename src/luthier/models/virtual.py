@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Virtual tokens: trained vectors before every example, one parent segment of all trees.
+"""Virtual tokens: trained vectors before every example, one parent segment of all trees (`virtual_both_ways`: encoders).
 
     embeddings         n rows before the tokens' own: they run through every layer, once for all trees of a batch
     keys and values    n of them in each layer, which every token sees; they have no queries and run through nothing
@@ -26,7 +26,9 @@ from transformers import DynamicCache
 
 from luthier.core.errors import ModelError
 from luthier.kernels.forest import under
+from luthier.models.encoders import reads_both_ways, takes
 from luthier.models.planted import Prefix, planted_now
+from luthier.models.virtual_both_ways import hook_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,12 +50,13 @@ class VirtualTokens(nn.Module):
 
     Attributes:
         active: Off, the model computes what it does without them.
+        added: Rows that the last call of the model had more for them.
     """
 
     def __init__(self, encoder: nn.Module, length: int, heads: tuple[int, int] | None = None) -> None:
         super().__init__()
         self.encoder, self.length, self.heads = encoder, length, heads
-        self.active, self._added = True, 0
+        self.active, self.added = True, 0
 
     def forward(self) -> torch.Tensor:
         """The vectors, [n, H] or [n, 2 layers K D]."""
@@ -65,10 +68,15 @@ class VirtualTokens(nn.Module):
         assert self.heads is not None
         return self().to(dtype).view(self.length, -1, *self.heads).permute(1, 2, 0, 3)
 
+    @staticmethod
+    def named(module: Any, args: tuple[Any, ...]) -> dict[str, Any]:
+        """Arguments that a module was given by their places, by name."""
+        return dict(zip(inspect.signature(module.forward).parameters, args, strict=False))
+
     def before(self, decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
         """Add the virtual tokens to what a decoder is asked (a forward pre-hook)."""
-        self._added = 0
-        given = dict(zip(inspect.signature(decoder.forward).parameters, args, strict=False)) | kwargs
+        self.added = 0
+        given = self.named(decoder, args) | kwargs
         if not self.active:
             return (), given
         cache = given.get("past_key_values")
@@ -87,17 +95,17 @@ class VirtualTokens(nn.Module):
             now.prefix = Prefix(self.states(next(decoder.parameters()).dtype))
         elif not goes_on:
             given["past_key_values"] = self._filled(decoder, given, cache)
-        self._added = rows
+        self.added = rows
         return (), given
 
     def after(self, decoder: Any, args: Any, output: Any) -> Any:  # noqa: ARG002 - a forward hook's signature
         """Take the virtual tokens' hidden states away again (a forward hook)."""
-        if self._added and isinstance(output, tuple):
-            return (output[0][:, self._added :], *output[1:])
-        if self._added:
-            output.last_hidden_state = output.last_hidden_state[:, self._added :]
+        if self.added and isinstance(output, tuple):
+            return (output[0][:, self.added :], *output[1:])
+        if self.added:
+            output.last_hidden_state = output.last_hidden_state[:, self.added :]
             if getattr(output, "hidden_states", None) is not None:
-                output.hidden_states = tuple(hidden[:, self._added :] for hidden in output.hidden_states)
+                output.hidden_states = tuple(hidden[:, self.added :] for hidden in output.hidden_states)
         return output
 
     def _embedded(self, decoder: Any, given: dict[str, Any]) -> dict[str, Any]:
@@ -161,10 +169,18 @@ def lay_before(model: PreTrainedModel, virtual: VirtualTokens) -> Callable[[], N
     if getattr(model.config.get_text_config(), "vocab_size_per_layer_input", None) and virtual.heads is None:
         received = "embeddings of each layer, which are looked up by id"
         raise ModelError(where, received, "models with one embedding", "choose prefix, or lora")
+    both = reads_both_ways(model)
+    if both and virtual.heads is not None and not takes(type(decoder), "past_key_values"):
+        received = "keys and values before its text, which its layers do not take"
+        raise ModelError(where, received, "BERT, RoBERTa, ELECTRA and their kin", "choose prompt, ptuning or lora")
     model.add_module(NAME, virtual)
-    hooks = (
-        decoder.register_forward_pre_hook(virtual.before, with_kwargs=True),
-        decoder.register_forward_hook(virtual.after),
+    hooks: tuple[Any, ...] = (
+        hook_encoder(model, virtual)
+        if both
+        else (
+            decoder.register_forward_pre_hook(virtual.before, with_kwargs=True),
+            decoder.register_forward_hook(virtual.after),
+        )
     )
 
     def undo() -> None:
