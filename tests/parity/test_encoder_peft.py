@@ -75,7 +75,11 @@ def _in_a_forest(model: PreTrainedModel, typed: bool) -> list[torch.Tensor]:
 
 def _typed(name: str, kind: str, task: str) -> bool:
     """Whether texts have two parts. PEFT 0.21 drops token_type_ids of questions, and of features with virtual tokens."""
-    return name == "BERT" and task != "QUESTION_ANS" and not (task == "FEATURE_EXTRACTION" and "num_virtual_tokens" in KINDS[kind][1])
+    return (
+        name == "BERT"
+        and task != "QUESTION_ANS"
+        and not (task == "FEATURE_EXTRACTION" and "num_virtual_tokens" in KINDS[kind][1])
+    )
 
 
 def _far(here: list[torch.Tensor], there: list[torch.Tensor]) -> float:

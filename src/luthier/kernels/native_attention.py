@@ -95,9 +95,7 @@ class _Problem(ctypes.Structure):
 
 class _NativeAttention(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rest: _Rest
-    ) -> torch.Tensor:
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rest: _Rest) -> torch.Tensor:
         query, key, value = _dense(query), _dense(key), _dense(value)
         heads, tokens, _ = query.shape
         out = query.new_empty(tokens, heads, value.shape[-1])

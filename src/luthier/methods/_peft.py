@@ -40,7 +40,6 @@ _STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
 _EMBEDDINGS = ("embed_tokens", "lm_head")  # the names by which PEFT knows a tied matrix
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class Found:
     """What a PEFT configuration means for one model.

@@ -155,8 +155,8 @@ def _one_vector_each(model: PreTrainedModel, now: Planted, words: dict[str, Any]
         vectors = (_means(hidden_TH, seen) if mean else _firsts(hidden_TH, seen))[:, None]
         output.last_hidden_state = vectors
         pooler = getattr(body, "pooler", None)
-        if isinstance(pooler, nn.Linear):  # ALBERT's is a linear, its non-linearity stands beside it
-            output.pooler_output = body.pooler_activation(pooler(vectors[:, 0]))
+        if hasattr(body, "pooler_activation"):  # ALBERT's pooler is a linear, its non-linearity stands beside it
+            output.pooler_output = body.pooler_activation(pooler(vectors[:, 0])) if pooler is not None else None
         elif pooler is not None:
             output.pooler_output = pooler(vectors)
         return output

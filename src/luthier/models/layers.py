@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layers of a decoder, and where in one the attention and the MLP end."""
+"""The layers of a model, and where in one the attention and the MLP end."""
 
 from __future__ import annotations
+
+import re
 
 from torch import nn
 
@@ -9,9 +11,10 @@ from luthier.core.errors import RecipeError
 from luthier.models.targets import ends_with, in_decoder, is_linear, kind_of
 
 # What models call the linear that ends attention, the MLP as a module, and the linear that ends an MLP.
-ATTENTION_ENDS = ("o_proj", "out_proj", "c_proj", "dense", "wo")
+ATTENTION_ENDS = ("o_proj", "out_proj", "c_proj", "dense", "wo", "Wo", "out_lin")
 MLPS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe")
-MLP_ENDS = ("down_proj", "dense_4h_to_h", "mlp.c_proj", "fc2", "fc_out", "w2")
+MLP_ENDS = ("down_proj", "dense_4h_to_h", "mlp.c_proj", "fc2", "fc_out", "w2", "mlp.Wo", "lin2", "ffn_output")
+_BERT_END = re.compile(r"(^|.*\.\d+\.)output\.dense")  # its attention has an `output.dense` too
 
 
 def find_layers(model: nn.Module, where: str) -> tuple[str, int]:
@@ -48,11 +51,23 @@ def attention_end(layer: nn.Module) -> str | None:
 
 def mlp_of(layer: nn.Module) -> str | None:
     """The module that is the MLP or the experts, by its name in the layer; None if there is not just one."""
-    found = [name for name, _ in layer.named_children() if name in MLPS]
+    found = [name for name, child in layer.named_children() if name in MLPS and not is_linear(child)]
     return found[0] if len(found) == 1 else None
 
 
 def mlp_end(layer: nn.Module) -> str | None:
     """The linear that ends the MLP of a layer, by its name in the layer; None if not just one."""
-    found = [n for n, m in layer.named_modules() if is_linear(m) and any(ends_with(n, end) for end in MLP_ENDS)]
+    found = [name for name, module in layer.named_modules() if is_linear(module) and ends_mlp(name)]
     return found[0] if len(found) == 1 else None
+
+
+def ends_mlp(name: str) -> bool:
+    """Whether a linear of this name, in a layer or in a model, ends an MLP.
+
+    Example:
+        >>> ends_mlp("model.layers.3.mlp.down_proj"), ends_mlp("bert.encoder.layer.3.attention.output.dense")
+        (True, False)
+        >>> ends_mlp("bert.encoder.layer.3.output.dense")
+        True
+    """
+    return any(ends_with(name, end) for end in MLP_ENDS) or _BERT_END.fullmatch(name) is not None

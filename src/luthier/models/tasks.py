@@ -156,7 +156,9 @@ def _write_labels(name: str, config: PretrainedConfig, labels: Labels, *, traine
     named, own = dict(enumerate(labels.names)), list((config.id2label or {}).values())
     generic = all(str(label).startswith("LABEL_") for label in own)
     if trained and not generic and own != list(labels.names):
-        received = f"a head for the labels {', '.join(map(str, own[:8]))} where {', '.join(labels.names[:8])} are asked for"
+        received = (
+            f"a head for the labels {', '.join(map(str, own[:8]))} where {', '.join(labels.names[:8])} are asked for"
+        )
         allowed = "the labels that it was trained with, in their order"
         fix = f"set data.labels: [{', '.join(map(str, own[:8]))}], or name the model that it was made from"
         raise ModelError(f"model {name}", received, allowed, fix)

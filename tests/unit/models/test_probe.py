@@ -69,7 +69,13 @@ def test_windows_of_encoders_reach_both_ways(window: int | None) -> None:
             masking_utils.causal_mask_function, masking_utils.padding_mask_function(torch.ones(1, 3, dtype=torch.bool))
         ),
     ],
-    ids=["chunks both ways", "chunks of 8192", "window with sinks", "a prefix that sees itself", "looks into the batch"],
+    ids=[
+        "chunks both ways",
+        "chunks of 8192",
+        "window with sinks",
+        "a prefix that sees itself",
+        "looks into the batch",
+    ],
 )
 def test_other_masks_are_no_windows(function: Any) -> None:
     assert not hides_like_a_window(function, None)
