@@ -24,6 +24,7 @@ from luthier.engine._callback import make_watchers
 from luthier.engine.distributed import joined, place_here
 from luthier.engine.loop import Work, fit
 from luthier.engine.memory import fit_memory
+from luthier.engine.optim import check_optimizer, tell_optim
 from luthier.engine.precision import pick_device, pick_dtype, routed_float32
 from luthier.engine.reference import asked_by, check_reference
 from luthier.engine.regional import compile_layers
@@ -37,6 +38,7 @@ from luthier.export.origin import find_origin
 from luthier.models import load_model, load_tokenizer
 from luthier.models.fuse import fuse
 from luthier.models.probe import prove_forest, unit_of
+from luthier.models.quantized import told, write_record
 from luthier.models.save import save_words
 from luthier.models.threads import fitting_threads
 from luthier.recipe import Model, Recipe, Resolved, entry_config, load_recipe
@@ -107,6 +109,7 @@ def train(
             if summary:
                 say(f"{folder}: this run is finished; its result is kept, there is nothing to do")
                 return _reopen(recipe, folder, summary, say)
+            check_optimizer(recipe.optim)
             rows = ranks.one_first(lambda: read_rows(recipe, say, ranks))
             with routed_float32(pick_device().type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
                 model, trainable = _build(recipe, say)
@@ -155,6 +158,7 @@ def close_run(work: Work, rows: Rows, summary: dict[str, Any]) -> RunResult:
 
     def save(writing: Path) -> None:
         work.trainable.save(writing)
+        write_record(model, writing)
         save_words(rows.tokenizer, model, writing)
 
     if work.objective.reference:
@@ -183,6 +187,7 @@ def preview(recipe: Recipe | Resolved | dict[str, Any] | str | Path, *, say: Say
     recipe = resolved.recipe
     for note in notes:
         say(note)
+    check_optimizer(recipe.optim)
     rows = read_rows(recipe, say, place_here())
     with routed_float32(pick_device().type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
         model, trainable = _build(recipe, say)
@@ -251,11 +256,13 @@ def load_base(recipe: Recipe, say: Say) -> PreTrainedModel:
     dtype = pick_dtype(recipe.model.dtype, device.type)
     task = task_of(recipe)
     values = 1 if task == "SEQ_CLS" else None
-    model = load_model(recipe.model, dtype, task=task, num_labels=values, seed=recipe.seed, say=say).to(device)
+    whole = recipe.method.get("modules_to_save") or ()
+    words: Any = {"task": task, "num_labels": values, "seed": recipe.seed, "whole": whole, "say": say}
+    model = load_model(recipe.model, dtype, **words).to(device)
     fuse(model)
     error = prove_forest(model, recipe.model.model_name_or_path)
     kind = f"{type(model).__name__} on {device} in {str(dtype).removeprefix('torch.')}"
-    say(f"{kind}; a forest equals separate forwards to {error:.1e} {unit_of(model)}")
+    say(f"{kind}{told(model)}; a forest equals separate forwards to {error:.1e} {unit_of(model)}")
     return model
 
 
@@ -278,6 +285,7 @@ def apply_method(recipe: Recipe, model: PreTrainedModel, say: Say) -> Trainable:
     total = sum(p.numel() for p in model.parameters())
     count = trainable.num_trainable
     say(f"{recipe.method['name']}: {count:,} of {total:,} parameters train ({count / total:.2%})")
+    tell_optim(recipe.optim, trainable, say)
     return trainable
 
 

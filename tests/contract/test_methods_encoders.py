@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every method on encoders, for each task: it learns, is switched off, is saved, loads back, and merges where it can."""
+"""Every method on encoders, for each task: it trains, is switched off, saved, loaded back, and merged where it can."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_method_keeps_its_contract(task: Any, method: str, name: str, tmp_path
         assert type(again) is type(model)
         if task in ("SEQ_CLS", "TOKEN_CLS"):
             assert AutoConfig.from_pretrained(tmp_path / "out").id2label == dict(enumerate(LABELS.names))
-        plain, report = auto_class(task).from_pretrained(tmp_path / "out", output_loading_info=True)
+        _, report = auto_class(task).from_pretrained(tmp_path / "out", output_loading_info=True)
         assert not report["missing_keys"], "transformers would draw these"
     else:
         again = find_origin(tmp_path / "out", str(folder)).load_base(torch.float32)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every encoder in docs/models.md, for each task: a forest of texts equals separate forwards, or it is refused by name."""
+"""Every encoder in docs/models.md, for each task: a forest of texts equals separate forwards, or it is refused."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def _in_a_forest(model: PreTrainedModel, typed: bool) -> list[torch.Tensor]:
 
 
 def _typed(name: str, kind: str, task: str) -> bool:
-    """Whether texts have two parts. PEFT 0.21 drops token_type_ids of questions, and of features with virtual tokens."""
+    """Whether texts have two parts: PEFT 0.21 drops those of questions, and of features with virtual tokens."""
     return (
         name == "BERT"
         and task != "QUESTION_ANS"
@@ -92,7 +92,7 @@ def _far(here: list[torch.Tensor], there: list[torch.Tensor]) -> float:
 def test_peft_loads_what_is_written_here(kind: str, task: Any, name: str, tmp_path: Path) -> None:
     folder = folder_of(tmp_path, name)
     if kind == "prefix" and name in ("DistilBERT", "ModernBERT"):
-        with pytest.raises(ModelError, match="no cache of them|keys and values"):
+        with pytest.raises(ModelError, match="keys and values"):
             _applied(folder, name, kind, task)
         return
     trainable, typed = _applied(folder, name, kind, task), _typed(name, kind, task)

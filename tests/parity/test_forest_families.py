@@ -15,9 +15,10 @@ from transformers import PreTrainedModel
 from luthier.core.errors import ModelError
 from luthier.kernels.forest import Forest
 from luthier.models import load_model, scored_logprobs, serving
+from luthier.models.alone import separate_logprobs
 from luthier.models.backbone import own_attention, recompute_layers
 from luthier.models.planted import NAME
-from luthier.models.probe import forest_error, leak_size, probe_forest, prove_forest, separate_logprobs
+from luthier.models.probe import forest_error, leak_size, probe_forest, prove_forest
 from luthier.recipe import Model
 
 pytestmark = [

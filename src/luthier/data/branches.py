@@ -11,7 +11,7 @@ the encoding of its answer alone:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -19,36 +19,14 @@ import numpy as np
 
 from luthier.core.types import Completion, Conversation
 from luthier.data.faults import RowFault
+from luthier.data.store import Row
 from luthier.data.tokens import NO_SCORED, Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy.typing as npt
-
     from luthier.core.types import Judged
     from luthier.recipe.schema import Data
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Grown:
-    """A judged row as tokens: P of the prompt, then those of each of K answers.
-
-    Attributes:
-        ids: int32 of shape [L], the prompt first.
-        scored: bool of shape [L]; nothing of the prompt.
-        answers: Tokens of each answer, K numbers; the prompt has the rest.
-        grades: Of each answer, K numbers.
-        scores: Likewise; None where the data has none.
-        cut: Tokens that the prompt lost at its start.
-    """
-
-    ids: npt.NDArray[np.int32]
-    scored: npt.NDArray[np.bool_]
-    answers: tuple[int, ...]
-    grades: tuple[float, ...]
-    scores: tuple[float, ...] | None
-    cut: int
 
 
 def branches(judged: Judged) -> list[Conversation | Completion]:
@@ -59,7 +37,7 @@ def branches(judged: Judged) -> list[Conversation | Completion]:
     return [Conversation(messages=before + answer) for answer in judged.answers if not isinstance(answer, str)]
 
 
-def grown(judged: Judged, encodings: Sequence[Tokens | RowFault], data: Data, bos: int | None) -> Grown | RowFault:
+def grown(judged: Judged, encodings: Sequence[Tokens | RowFault], data: Data, bos: int | None) -> Row | RowFault:
     """Join the encodings of a row's answers, held to ``max_length`` together.
 
     A branch has at most ``data.max_length`` tokens. What is too long loses the start of its prompt (its BOS stays), the
@@ -94,7 +72,7 @@ def grown(judged: Judged, encodings: Sequence[Tokens | RowFault], data: Data, bo
         if data.truncation == "refuse":
             return RowFault("longer than max_length", f"{shared + max(map(len, answers)):,} tokens")
         prompt = np.concatenate([prompt[:keeps_bos], prompt[shared - most + keeps_bos :]])
-    return Grown(
+    return Row(
         ids=np.concatenate([prompt, *answers]),
         scored=np.concatenate([np.zeros(len(prompt), bool), *(item.scored[shared:] for item in items)]),
         answers=tuple(map(len, answers)),

@@ -13,7 +13,7 @@ from luthier.data.faults import RowFault, kind_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from luthier.core.tasks import RowKind
+    from luthier.core.tasks import Labelled, Question, RowKind, Tagged, Texts
     from luthier.core.types import Example, Judged
 
 KIND = "data.formats"
@@ -36,7 +36,7 @@ FOR: dict[RowKind, str] = {
 }
 
 
-Read: TypeAlias = "Example | Judged | tuple[Judged, ...]"
+Read: TypeAlias = "Example | Judged | tuple[Judged, ...] | Labelled | Tagged | Question | Texts"
 
 
 class Format(Protocol):
@@ -46,7 +46,9 @@ class Format(Protocol):
         COLUMNS: The format's own name of each column -> the other names it goes by.
         REQUIRED: The columns that must be there.
 
-    It may also define `ROWS`, the kind of its rows (`core.tasks.RowKind`); without it they are plain.
+    It may also define `ROWS`, the kind of its rows (`core.tasks.RowKind`), without which they are plain;
+    `find(present)`, the columns that it reads among those that are there, where :func:`told` does not know all; and
+    `references(row, columns)`, all right answers of a row of which one alone trains.
     """
 
     COLUMNS: Mapping[str, tuple[str, ...]]
@@ -77,6 +79,7 @@ class Reading:
         unused: Columns of the file that nothing reads.
         kind: Which rows it gives.
         read: The format's reader.
+        references: All right answers of a row, where the format knows several.
     """
 
     format: str
@@ -84,6 +87,7 @@ class Reading:
     unused: tuple[str, ...]
     kind: RowKind
     read: Callable[[Mapping[str, Any], Mapping[str, str]], Read]
+    references: Callable[[Mapping[str, Any], Mapping[str, str]], tuple[str, ...]] | None = None
 
 
 def told(columns: Mapping[str, tuple[str, ...]], present: frozenset[str]) -> dict[str, str]:
@@ -143,18 +147,20 @@ def choose(
         renamed: The recipe's ``columns``: the format's own name -> the name in the file.
         present: Columns of the first rows, in their order.
         refused_at: The recipe key to name where ``name`` is unknown.
-        kind: Which rows the objective takes; None takes any.
+        kind: Which rows the objective takes; None takes any, and rows to be written before others.
 
     Raises:
         DataError: No format or more than one fits, its rows are for other objectives, or ``renamed`` names a column
             that is not there.
     """
     for own, given in renamed.items():
-        if given not in present:
+        if given not in present and given.partition(".")[0] not in present:
+            _by_place(where, own, given, present)
             raise DataError(f"{where}, columns.{own}", f"there is no column {given!r}", did_you_mean(given, present))
     back = {given: own for own, given in renamed.items()}
     # a column that goes by another one's name, as in {output: better} beside an `output`, is not used
     seen = frozenset(back.get(column, column) for column in present if column in back or column not in renamed)
+    seen |= {own for own, given in renamed.items() if given not in present}  # inside a column, as in translation.en
     key = _detect(where, seen, present, kind) if name == "auto" else name
     entry = cast("Format", registry.get(KIND, key, f"{refused_at}.format"))
     if kind is not None and _kind(entry) != kind:
@@ -164,7 +170,7 @@ def choose(
     if unknown:
         hint = did_you_mean(unknown[0], entry.COLUMNS)
         raise DataError(f"{where}, columns", f"format {key} has no column {unknown[0]!r}", hint)
-    columns = {own: renamed.get(own, given) for own, given in told(entry.COLUMNS, seen).items()}
+    columns = {own: renamed.get(own, given) for own, given in _found(entry, seen).items()}
     missing = [own for own in entry.REQUIRED if own not in columns]
     if missing:
         raise DataError(
@@ -174,7 +180,20 @@ def choose(
             f"name it in the recipe, as in columns: {{{missing[0]}: {present[0] if present else '...'}}}",
         )
     unused = tuple(column for column in present if column not in columns.values())
-    return Reading(format=key, columns=columns, unused=unused, kind=_kind(entry), read=entry.read)
+    references = getattr(entry, "references", None)
+    kind = _kind(entry)
+    return Reading(format=key, columns=columns, unused=unused, kind=kind, read=entry.read, references=references)
+
+
+def _found(entry: Format, present: frozenset[str]) -> dict[str, str]:
+    find: Callable[[frozenset[str]], dict[str, str]] | None = getattr(entry, "find", None)
+    return told(entry.COLUMNS, present) if find is None else find(present)
+
+
+def _by_place(where: str, own: str, given: str, present: Sequence[str]) -> None:
+    if given.isdecimal() and all(name.isdecimal() for name in present):
+        allowed = f"0 to {len(present) - 1}: a row has {len(present)} fields"
+        raise DataError(f"{where}, columns.{own}", f"there is no field {given}", allowed, "correct the number")
 
 
 def _kind(entry: Format) -> RowKind:
@@ -186,6 +205,8 @@ def _detect(where: str, seen: frozenset[str], present: Sequence[str], kind: RowK
     entries = {key: cast("Format", registry.get(KIND, key)) for key in registry.entries(KIND)}
     known = [key for key, entry in entries.items() if kind is None or _kind(entry) == kind]
     fitting = [key for key in known if entries[key].matches(seen)]
+    if kind is None:  # question and answer are also a pair of texts; what is to be written goes before that
+        fitting = [key for key in fitting if _kind(entries[key]) in ("plain", "judged")] or fitting
     if len(fitting) == 1:
         return fitting[0]
     has = ", ".join(present) or "none"
@@ -204,7 +225,9 @@ def _detect(where: str, seen: frozenset[str], present: Sequence[str], kind: RowK
         fix = fix[0].upper() + fix[1:] if others else f"If not, {fix}"
         fix = f"{' and '.join(other)}: are these rows for another objective? {fix}"
     if where.endswith((".csv", ".tsv")):
-        fix = f"does the file begin with a line of column names? If so, {fix}"
+        fix = (
+            f"does the file begin with a line of column names? If not, give numbers: columns: {{text: 0}}. If so, {fix}"
+        )
     raise DataError(
         where,
         f"no format is known for its columns: {has}",

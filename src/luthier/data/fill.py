@@ -7,29 +7,32 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import numpy as np
 
+from luthier.core import registry
+from luthier.core.tasks import Labelled, Question, Tagged, Texts
 from luthier.core.types import Completion, Conversation, Judged
-from luthier.data import gate
-from luthier.data.branches import Grown, branches, grown
+from luthier.data.branches import branches
 from luthier.data.faults import RowFault
-from luthier.data.render import raw
-from luthier.data.template import no_template
-from luthier.data.tokens import NO_SCORED, Tokens, encode
+from luthier.data.gate import ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from luthier.core.tasks import RowKind, Task
     from luthier.core.types import Example
     from luthier.data.columns import Reading
+    from luthier.data.labelling import Numbers
     from luthier.data.ledger import Account
-    from luthier.data.render import Rendered, Renderer
+    from luthier.data.render import Renderer
     from luthier.data.source import Part, Say
-    from luthier.data.store import Writer
+    from luthier.data.store import Row, Writer
     from luthier.data.vocabulary import Tokenizer, Vocabulary
     from luthier.recipe.schema import Data
+
+    AnyExample = Example | Judged | Labelled | Tagged | Question | Texts
 
 T = TypeVar("T")
 CHUNK_ROWS, CHUNK_CHARACTERS = 1024, 1 << 20  # what is held at a time, whichever comes first
@@ -45,6 +48,49 @@ class Context:
     vocabulary: Vocabulary
     renderer: Renderer | None
     say: Say
+    task: Task = "CAUSAL_LM"
+    numbers: Numbers | None = None
+
+
+class Kind(Protocol):
+    """What a file in ``data/kinds`` defines.
+
+    Attributes:
+        BRANCHED: Whether a row is a prompt (or nothing) and what stands below it.
+    """
+
+    BRANCHED: bool
+
+    def arrays(self, context: Context, columns: frozenset[str]) -> tuple[str, ...]:
+        """The arrays of its store besides tokens and branches, names of `store.TOLD`."""
+
+    def texts(self, context: Context, examples: Sequence[Any]) -> Sequence[Any]:
+        """What is to be tokenised."""
+
+    def tokens(self, context: Context, texts: Sequence[Any]) -> Sequence[Any]:
+        """The same as tokens; done beside the next chunk's reading."""
+
+    def check(self, context: Context, names: Sequence[str], examples: Sequence[Any], items: Sequence[Any]) -> list[str]:
+        """Look at the first rows as tokens, and note what is worth knowing.
+
+        Args:
+            context: Recipe and tokenizer.
+            names: Name of each row.
+            examples: What was read.
+            items: What :meth:`tokens` made, of more rows than these.
+
+        Raises:
+            DataError: They would train a broken model.
+        """
+
+    def rows(self, context: Context, examples: Sequence[Any], items: Sequence[Any]) -> list[list[Row] | RowFault]:
+        """The trees of each example: one, or several where it is cut into windows."""
+
+
+def kind_of_rows(kind: RowKind, task: Task) -> tuple[str, Kind]:
+    """Which file of ``data/kinds`` makes trees of such rows, by name."""
+    name = "source_target" if kind == "plain" and task == "SEQ_2_SEQ_LM" else kind
+    return name, cast("Kind", registry.get("data.kinds", name))
 
 
 def fill(
@@ -71,98 +117,53 @@ def fill(
     """
     began = said = time.monotonic()
     looked = False
+    _, kind = kind_of_rows(reading.kind, context.task)
 
-    def tokenise(chunk: _Chunk) -> list[Tokens | RowFault]:
+    def made(chunk: _Chunk) -> list[list[Row] | RowFault]:
         nonlocal looked
-        tokens = encode(context.vocabulary, chunk.texts)
+        items = kind.tokens(context, chunk.texts)
         if not looked:  # here and not in the caller: a backend that another thread is encoding with cannot be set up
-            account.notes += gate.check(chunk.look(tokens), context)
+            names = [f"{chunk.part.label}:{number}" for number in chunk.numbers[:ROWS]]
+            account.notes += kind.check(context, names, chunk.examples[:ROWS], items)
             looked = True
-        return tokens
+        return kind.rows(context, chunk.examples, items)
 
-    for chunk, tokens in _one_ahead(tokenise, _chunks(context, parts, reading, account, max_rows)):
-        if chunk.counts is None:
-            _write(context.data, chunk, tokens, account, writer)
-        else:
-            _write_judged(context, chunk, tokens, account, writer)
+    for chunk, rows in _one_ahead(made, _chunks(context, kind, parts, reading, account, max_rows)):
+        _write(chunk, rows, account, writer)
         now = time.monotonic()
         if now - said > SAID_EVERY:
             said = now
             context.say(f"{chunk.part.label}: {account.read:,} rows, {account.read / (now - began):,.0f} a second")
 
 
-def render(context: Context, examples: Sequence[Example]) -> list[Rendered | RowFault]:
-    """Render examples of any kind, in order.
-
-    Raises:
-        DataError: There are conversations, and no chat template.
-    """
-    chats = [example for example in examples if isinstance(example, Conversation)]
-    if chats and context.renderer is None:
-        raise no_template()
-    rendered = iter(context.renderer(chats)) if context.renderer else iter(())
-    loss_on = context.data.loss_on
-    return [next(rendered) if isinstance(example, Conversation) else raw(example, loss_on) for example in examples]
-
-
-def fitted(item: Tokens, data: Data) -> Tokens | RowFault:
-    """Hold one row to ``max_length``."""
-    if not item.scored.any():
-        return RowFault(NO_SCORED)
-    if len(item.ids) <= data.max_length:
-        return item
-    if data.truncation == "refuse":
-        return RowFault("longer than max_length", f"{len(item.ids):,} tokens")
-    cut = Tokens(ids=item.ids[: data.max_length], scored=item.scored[: data.max_length], closed=False)
-    return cut if cut.scored.any() else RowFault("answer cut away by max_length", f"{len(item.ids):,} tokens")
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Chunk:
-    """Some thousand rows of one part, rendered.
+    """Some thousand rows of one part.
 
     Attributes:
         part: Where they are from.
         index: Its number.
         numbers: Number of each row.
-        rows: What each row is.
-        counts: Examples of each row, one for each judged answer; None where each row is one example.
-        examples: What is rendered.
-        texts: What became of it.
+        examples: What each row is.
+        texts: What is to be tokenised.
     """
 
     part: Part
     index: int
     numbers: Sequence[int]
-    rows: Sequence[Example | Judged]
-    counts: Sequence[int] | None
-    examples: Sequence[Example]
-    texts: Sequence[Rendered | RowFault]
-
-    def look(self, tokens: Sequence[Tokens | RowFault]) -> gate.Look:
-        many = self.counts or [1] * len(self.numbers)
-        some = sum(many[: gate.ROWS])
-        names = [f"{self.part.label}:{number}" for number in self.numbers]
-        if self.counts:
-            names = [f"{name}, answer {i}" for name, n in zip(names, many, strict=True) for i in range(1, n + 1)]
-        return gate.Look(rows=names[:some], examples=self.examples[:some], tokens=tokens[:some])
+    examples: Sequence[AnyExample]
+    texts: Sequence[Any]
 
 
 def _chunks(
-    context: Context, parts: Sequence[Part], reading: Reading, account: Account, max_rows: int | None
+    context: Context, kind: Kind, parts: Sequence[Part], reading: Reading, account: Account, max_rows: int | None
 ) -> Iterator[_Chunk]:
     """Read and render the rows of all parts; faults go to the account."""
     for index, part in enumerate(parts):
         every = part.rows() if max_rows is None else islice(part.rows(), max(0, max_rows - account.rows))
-        for numbers, rows in _examples(every, part, reading, account):
-            plain = [row for row in rows if not isinstance(row, Judged)]
-            apart = [branches(row) for row in rows if isinstance(row, Judged)]
-            examples = [branch for row in apart for branch in row] if apart else plain
-            counts = [len(row) for row in apart] if apart else None
-            texts = render(context, examples)
-            yield _Chunk(
-                part=part, index=index, numbers=numbers, rows=rows, counts=counts, examples=examples, texts=texts
-            )
+        for numbers, examples in _examples(every, part, reading, account):
+            texts = kind.texts(context, examples)
+            yield _Chunk(part=part, index=index, numbers=numbers, examples=examples, texts=texts)
 
 
 def _one_ahead(function: Callable[[_Chunk], T], chunks: Iterator[_Chunk]) -> Iterator[tuple[_Chunk, T]]:
@@ -183,10 +184,10 @@ def _one_ahead(function: Callable[[_Chunk], T], chunks: Iterator[_Chunk]) -> Ite
 
 def _examples(
     rows: Iterator[tuple[int, Any]], part: Part, reading: Reading, account: Account
-) -> Iterator[tuple[list[int], list[Example | Judged]]]:
+) -> Iterator[tuple[list[int], list[AnyExample]]]:
     """Turn rows into examples, some thousand at a time; a row may hold several."""
     numbers: list[int] = []
-    examples: list[Example | Judged] = []
+    examples: list[AnyExample] = []
     size = 0
     for number, row in rows:
         account.rows += 1
@@ -210,53 +211,39 @@ def _examples(
         yield numbers, examples
 
 
-def _write(data: Data, chunk: _Chunk, tokens: Sequence[Tokens | RowFault], account: Account, writer: Writer) -> None:
-    ids, scored, kept = [], [], []
-    for number, item in zip(chunk.numbers, tokens, strict=True):
-        row = item if isinstance(item, RowFault) else fitted(item, data)
-        if isinstance(row, RowFault):
-            account.refuse(f"{chunk.part.label}:{number}", row)
-            continue
-        assert isinstance(item, Tokens)
-        account.truncated += len(row.ids) < len(item.ids)
-        account.cut_tokens += len(item.ids) - len(row.ids)
-        account.tokens += len(row.ids)
-        account.scored_tokens += int(np.count_nonzero(row.scored))
-        ids.append(row.ids)
-        scored.append(row.scored)
-        kept.append(number)
-    account.kept += len(kept)
-    writer.add(ids, scored, kept, chunk.index)
-
-
-def _write_judged(
-    context: Context, chunk: _Chunk, tokens: Sequence[Tokens | RowFault], account: Account, writer: Writer
-) -> None:
-    kept: list[Grown] = []
+def _write(chunk: _Chunk, made: Sequence[list[Row] | RowFault], account: Account, writer: Writer) -> None:
+    kept: list[Row] = []
     numbers = []
-    waiting = iter(tokens)
-    for number, judged, many in zip(chunk.numbers, chunk.rows, chunk.counts or (), strict=True):
-        assert isinstance(judged, Judged)
-        row = grown(judged, list(islice(waiting, many)), context.data, context.vocabulary.bos)
-        if isinstance(row, RowFault):
-            account.refuse(f"{chunk.part.label}:{number}", row)
+    for number, rows in zip(chunk.numbers, made, strict=True):
+        if isinstance(rows, RowFault):
+            account.refuse(f"{chunk.part.label}:{number}", rows)
             continue
-        account.truncated += row.cut > 0
-        account.cut_tokens += row.cut
-        account.tokens += len(row.ids)
-        account.scored_tokens += int(np.count_nonzero(row.scored))
-        account.answers += many
-        kept.append(row)
-        numbers.append(number)
-    account.kept += len(kept)
-    writer.add([row.ids for row in kept], [row.scored for row in kept], numbers, chunk.index, judged=kept)
+        account.kept += 1
+        account.truncated += any(row.cut for row in rows)
+        for row in rows:
+            account.windows += 1
+            account.cut_tokens += row.cut
+            account.lost_words += row.lost
+            account.tokens += len(row.ids)
+            account.scored_tokens += int(np.count_nonzero(row.scored))
+            account.labelled += int(np.count_nonzero(row.labels >= 0)) if row.labels is not None else 0
+            account.answers += len(row.answers or ())
+        kept += rows
+        numbers += [number] * len(rows)
+    writer.add(kept, numbers, chunk.index)
 
 
-def _characters(example: Example | Judged) -> int:
+def _characters(example: AnyExample) -> int:
     if isinstance(example, Judged):
         return sum(map(_characters, branches(example)))
     if isinstance(example, Conversation):
         return sum(len(message.content) for message in example.messages)
     if isinstance(example, Completion):
         return len(example.prompt) + len(example.completion)
-    return len(example.text)
+    if isinstance(example, Tagged):
+        return sum(map(len, example.words))
+    if isinstance(example, Question):
+        return len(example.question) + len(example.context)
+    if isinstance(example, Texts):
+        return sum(map(len, example.texts))
+    return len(example.text) + len((example.pair or "") if isinstance(example, Labelled) else "")

@@ -15,6 +15,7 @@ import numpy as np
 
 from luthier.core.errors import DataError
 from luthier.core.types import Conversation, Text
+from luthier.data.encoded import BREAK
 from luthier.data.faults import RowFault
 from luthier.data.render import CHANGES_EARLIER_TURNS
 from luthier.data.tokens import NO_SCORED, TWO_BOS, Tokens
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from luthier.core.types import Example
+    from luthier.data.encoded import Encoded
     from luthier.data.fill import Context
     from luthier.data.vocabulary import Vocabulary
 
@@ -92,7 +94,7 @@ def check(look: Look, context: Context) -> list[str]:
                 return_dict=False,  # transformers 5 gives a BatchEncoding otherwise
                 tokenizer_kwargs={"verbose": False},  # no word about model_max_length: rows are cut later
             )
-            _same(where, list(served), item, words)
+            _same(where, list(served), item.ids.tolist(), words, "apply_chat_template's")
             open_turns += _open_turns(item, words)
     good = [item for item in look.tokens if isinstance(item, Tokens)]
     if good and not any(item.scored.any() for item in good):
@@ -106,6 +108,42 @@ def check(look: Look, context: Context) -> list[str]:
     if open_turns:
         notes.append(f"{template} ends earlier answers with no token: only the last of a row teaches the model to stop")
     return notes
+
+
+def check_texts(
+    context: Context,
+    names: Sequence[str],
+    texts: Sequence[tuple[str, str | None]],
+    items: Sequence[Encoded | RowFault],
+) -> list[str]:
+    """Look at the first texts that are read and not written: of rows with labels, tags, answers, or of the like.
+
+    Args:
+        context: The tokenizer.
+        names: Name of each.
+        texts: A text, and a second one where there are two.
+        items: Their tokens, before anything is cut; there may be more of them.
+
+    Returns:
+        What is no fault, but worth knowing.
+
+    Raises:
+        DataError: A text begins with two BOS (or [CLS]), or a server's tokenizer would make other tokens of it.
+    """
+    words = context.vocabulary
+    for name, (first, second), item in zip(names, texts, items, strict=False):
+        if isinstance(item, RowFault):
+            continue
+        ids = item.ids.tolist()
+        if len(ids) > 1 and ids[0] == ids[1] and ids[0] in words.starts:
+            raise DataError(name, f"{TWO_BOS}: {words.name(ids[0])} twice", *FAULTS[TWO_BOS])
+        joined = item.joined is not None
+        given = (f"{first}{BREAK}{second}",) if joined else (first,) if second is None else (first, second)
+        served = context.tokenizer(*given, verbose=False)["input_ids"]
+        _same(name, list(served), ids, words, "tokenizer(text)'s")
+    every = [text for pair in texts for text in pair if text]
+    held = sorted({end for end in words.end_texts if any(end in text for text in every)})
+    return [f"rows hold {', '.join(held[:4])} as text: it is read as that token, here and by a server"] if held else []
 
 
 def _holds(example: Example, text: str) -> bool:
@@ -125,9 +163,8 @@ def _asked_not_to(example: Example) -> bool:
     return isinstance(example, Conversation) and not example.messages[-1].scored
 
 
-def _same(where: str, served: list[int], item: Tokens, vocabulary: Vocabulary) -> None:
+def _same(where: str, served: list[int], ids: list[int], vocabulary: Vocabulary, whose: str) -> None:
     """Hold the training tokens to the served ones; an appended end-of-turn is the one allowed difference."""
-    ids = item.ids.tolist()
     if ids == served or (ids[:-1] == served and ids[-1] == vocabulary.eos):
         return
     place = next((i for i, (a, b) in enumerate(zip(ids, served, strict=False)) if a != b), min(len(ids), len(served)))
@@ -136,7 +173,7 @@ def _same(where: str, served: list[int], item: Tokens, vocabulary: Vocabulary) -
     )
     raise DataError(
         where,
-        f"the training tokens differ from apply_chat_template's at token {place}: {ours!r} here, {theirs!r} there",
+        f"the training tokens differ from {whose} at token {place}: {ours!r} here, {theirs!r} there",
         "the same tokens in training and serving",
         "please report this with the tokenizer's name",
     )

@@ -38,32 +38,40 @@ class Account:
     Attributes:
         source: The path in the recipe.
         format: How its rows were read.
+        kind: The file of ``data/kinds`` that made trees of them.
         columns: The format's name of each column -> the name in the file.
         unused: Columns that nothing reads.
         rows: Rows met in the file.
         read: Examples in them, good or bad: one a row, but for formats whose rows hold several.
         kept: Examples that train.
-        answers: Judged answers of the kept examples; 0 where nothing is judged.
+        windows: Trees of the kept examples: more than those where long ones are cut into windows.
+        answers: Judged answers of the kept examples, texts that belong together, or targets; 0 where there are none.
         truncated: Examples among the kept ones that were cut at ``max_length``; judged ones at their prompt's start.
         tokens: Tokens of the kept rows.
         scored_tokens: Tokens among them whose log-probability is trained.
         cut_tokens: Tokens that truncation cut away.
+        labelled: Tokens with a label: words with a tag, or tokens that an answer may begin and end with.
+        lost_words: Tagged words of which the tokenizer leaves no token.
         refused: Reason -> rows.
         notes: What the token gate found worth knowing.
     """
 
     source: str
     format: str = ""
+    kind: str = "plain"
     columns: dict[str, str] = field(default_factory=dict)
     unused: list[str] = field(default_factory=list)
     rows: int = 0
     read: int = 0
     kept: int = 0
+    windows: int = 0
     answers: int = 0
     truncated: int = 0
     tokens: int = 0
     scored_tokens: int = 0
     cut_tokens: int = 0
+    labelled: int = 0
+    lost_words: int = 0
     refused: dict[str, Refusal] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -92,11 +100,14 @@ class Account:
         return lines
 
     def told_kept(self) -> str:
-        """Say what was kept: rows, their answers where they are judged, and tokens."""
+        """Say what was kept: rows, their windows and answers where they have such, and tokens."""
         things = "rows" if self.read == self.rows else f"examples in {self.rows:,} rows"
-        answers = f", {self.answers:,} answers" if self.answers else ""
-        kept = f"{self.kept:,} of {self.read:,} {things}{answers}"
-        return f"{kept}, {self.tokens:,} tokens, {self.scored_tokens:,} scored"
+        windows = f", {self.windows:,} windows" if self.windows > self.kept else ""
+        branches = {"texts": "texts", "source_target": "targets"}.get(self.kind, "answers")
+        answers = f", {self.answers:,} {branches}" if self.answers else ""
+        scored = f", {self.scored_tokens:,} scored" if self.scored_tokens else ""
+        labelled = f", {self.labelled:,} labelled" if self.labelled else ""
+        return f"{self.kept:,} of {self.read:,} {things}{windows}{answers}, {self.tokens:,} tokens{scored}{labelled}"
 
     def told(self) -> list[str]:
         """Say what was refused, what was cut, and what the token gate noted."""
@@ -104,6 +115,8 @@ class Account:
         if self.truncated:
             share = self.cut_tokens / max(1, self.cut_tokens + self.tokens)
             lines.append(f"{self.truncated:,} cut at max_length; {self.cut_tokens:,} tokens ({share:.1%}) are not seen")
+        if self.lost_words:
+            lines.append(f"{self.lost_words:,} words have no token of their own; their tags are not seen")
         return lines + self.notes
 
     @classmethod
@@ -121,8 +134,8 @@ class Ledger:
 
     def to_json(self) -> dict[str, Any]:
         """Return the ledger as it stands in ``ledger.json``, below its ``which``."""
-        keys = ("rows", "read", "kept", "answers", "truncated", "tokens", "scored_tokens", "cut_tokens")
-        total = {key: sum(getattr(account, key) for account in self.accounts) for key in keys}
+        counts = {key: value for key, value in asdict(Account(source="")).items() if value == 0}
+        total = {key: sum(getattr(account, key) for account in self.accounts) for key in counts}
         total["refused"] = sum(account.refused_rows for account in self.accounts)
         return {"which": self.which, "sources": [asdict(account) for account in self.accounts], "total": total}
 

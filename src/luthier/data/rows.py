@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from luthier.core.errors import DataError
 from luthier.core.types import Segment, Tree
 
 if TYPE_CHECKING:
@@ -63,16 +62,14 @@ class Rows:
     """The rows of all sources.
 
     Args:
-        stores: One for each source.
+        stores: One for each source, all of one kind.
 
     Attributes:
         lengths: Tokens of each row, int32 of shape [N]; of a judged row those of its tree.
         scored: Scored tokens of each row, int32 of shape [N].
         starts: First row of each source and the number of rows, int64 of shape [sources + 1].
-        judged: Whether rows are prompts with judged answers.
-
-    Raises:
-        DataError: Some sources hold judged rows, and some do not.
+        kind: Which file of ``data/kinds`` made them.
+        judged: Whether a row is branches that belong together (judged answers, texts): one example, never packed.
     """
 
     def __init__(self, stores: Sequence[Store]) -> None:
@@ -80,35 +77,34 @@ class Rows:
         self.lengths = np.concatenate([np.diff(store.offsets).astype(np.int32) for store in stores])
         self.scored = np.concatenate([np.asarray(store.counts) for store in stores])
         self.starts = np.cumsum([0, *map(len, stores)])
-        self.judged = bool(stores[0].judged)
-        if any(bool(store.judged) is not self.judged for store in stores):
-            raise DataError("data", "some sources hold judged answers, and some do not", "one kind a run", "split them")
+        self.kind: str = stores[0].about.get("kind", "plain")
+        self.judged = self.kind in ("judged", "texts")
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     @cached_property
     def answers(self) -> Array:
-        """Answers of each row, int64 of shape [N]; 1 for a plain one, which is all answer."""
-        if not self.judged:
+        """Answers of each row, int64 of shape [N]; 1 for one that is one piece."""
+        if not self.stores[0].branches:
             return np.ones(len(self), np.int64)
-        return np.concatenate([np.diff(store.judged["answers"]) for store in self.stores])
+        return np.concatenate([np.diff(store.branches["answers"]) for store in self.stores])
 
     @cached_property
     def prompts(self) -> Array:
-        """Tokens of each row's shared prompt, int64 of shape [N]; 0 for a plain one."""
-        if not self.judged:
+        """Tokens of each row's prompt or source, int64 of shape [N]; 0 for a row that is one piece."""
+        if not self.stores[0].branches:
             return np.zeros(len(self), np.int64)
         parts = []
         for store in self.stores:
-            ends = np.concatenate([[0], np.cumsum(store.judged["answer_lengths"], dtype=np.int64)])
-            parts.append(np.diff(store.offsets) - np.diff(ends[store.judged["answers"]]))
+            ends = np.concatenate([[0], np.cumsum(store.branches["answer_lengths"], dtype=np.int64)])
+            parts.append(np.diff(store.offsets) - np.diff(ends[store.branches["answers"]]))
         return np.concatenate(parts)
 
     @cached_property
     def first_answers(self) -> Array:
         """Tokens of each judged row's first answer, int64 of shape [N]."""
-        parts = [store.judged["answer_lengths"][store.judged["answers"][:-1]] for store in self.stores]
+        parts = [store.branches["answer_lengths"][store.branches["answers"][:-1]] for store in self.stores]
         return np.concatenate(parts).astype(np.int64)
 
     def first_of_grades(self, source: int) -> list[int]:
@@ -116,12 +112,12 @@ class Rows:
         store, first = self.stores[source], int(self.starts[source])
         if not self.judged:
             return [first] if len(store) else []
-        _, places = np.unique(store.judged["grades"], return_index=True)
-        found = np.searchsorted(store.judged["answers"], places, side="right") - 1
+        _, places = np.unique(store.branches["grades"], return_index=True)
+        found = np.searchsorted(store.branches["answers"], places, side="right") - 1
         return [first + row for row in dict.fromkeys(found.tolist())]
 
     def tree(self, row: int) -> Tree:
-        """Return one row: a single segment, or a prompt with its judged answers as children.
+        """Return one row: a single segment, or a prompt (or nothing) with its branches as children.
 
         Raises:
             IndexError: There is no such row.
@@ -131,18 +127,42 @@ class Rows:
         source = int(np.searchsorted(self.starts, row, side="right")) - 1
         store, place = self.stores[source], row - int(self.starts[source])
         here = slice(int(store.offsets[place]), int(store.offsets[place + 1]))
-        name = f"{store.about['parts'][store.parts[place]]}:{store.numbers[place]}"
         ids, scored = store.tokens[here], store.scored[here]
-        if not self.judged:
-            return Tree(segments=(Segment(ids=ids, scored=scored),), row=name)
-        some = slice(int(store.judged["answers"][place]), int(store.judged["answers"][place + 1]))
-        lengths = store.judged["answer_lengths"][some].tolist()
+        labels, types = (None if name not in store.told else store.told[name][here] for name in ("labels", "types"))
+        whole = Segment(ids=ids, scored=scored, labels=labels, types=types)
+        name = self.name(row)
+        if not store.branches:
+            targets = tuple(store.told["targets"][place].tolist()) if "targets" in store.told else ()
+            return Tree(segments=(whole,), targets=targets, row=name)
+        some = slice(int(store.branches["answers"][place]), int(store.branches["answers"][place + 1]))
+        lengths = store.branches["answer_lengths"][some].tolist()
         ends = np.cumsum([0, len(ids) - sum(lengths), *lengths]).tolist()
-        scores = store.judged["scores"][some].tolist()
+        segments = tuple(Segment(ids=ids[a:b], scored=scored[a:b]) for a, b in pairwise(ends))
+        parents = (-1, *[0] * len(lengths))
+        if not self.judged:  # a source and its target, which nobody judged
+            return Tree(segments=segments, parents=parents, row=name)
+        scores = store.branches["scores"][some].tolist()
         return Tree(
-            segments=tuple(Segment(ids=ids[a:b], scored=scored[a:b]) for a, b in pairwise(ends)),
-            parents=(-1, *[0] * len(lengths)),
-            grades=(math.nan, *store.judged["grades"][some].tolist()),
+            segments=segments,
+            parents=parents,
+            grades=(math.nan, *store.branches["grades"][some].tolist()),
             scores=() if any(map(math.isnan, scores)) else (math.nan, *scores),
             row=name,
         )
+
+    def origin(self, row: int) -> tuple[int, int, int]:
+        """Where one row is from: its source, the part of it, and the number of the row there.
+
+        Raises:
+            IndexError: There is no such row.
+        """
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        source = int(np.searchsorted(self.starts, row, side="right")) - 1
+        store, place = self.stores[source], row - int(self.starts[source])
+        return source, int(store.parts[place]), int(store.numbers[place])
+
+    def name(self, row: int) -> str:
+        """What messages call one row: ``part:number``. Windows of one long row have the same name."""
+        source, part, number = self.origin(row)
+        return f"{self.stores[source].about['parts'][part]}:{number}"

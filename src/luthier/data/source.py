@@ -7,13 +7,13 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.core.errors import DataError, did_you_mean
 from luthier.core.shipped import shipped_set
-from luthier.data.readers import array, hub, lines, table
+from luthier.data.readers import array, conll, hub, lines, table
 from luthier.data.readers.encoding import check_head, opened
 
 if TYPE_CHECKING:
@@ -31,8 +31,13 @@ READERS: dict[str, Reader] = {
     ".tsv": table.delimited,
     ".parquet": table.parquet,
     ".txt": lines.text_lines,
+    ".conll": conll.conll,
+    ".bio": conll.conll,
+    ".iob": conll.conll,
+    ".iob2": conll.conll,
 }
 ALLOWED = f"{', '.join(READERS)} (also .gz of the text ones), a folder of them, a save_to_disk folder, or a hub name"
+TABLES = (".csv", ".tsv")
 SPLITS = {"train", "test", "validation", "valid", "val", "dev", "eval"}
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HEAD = 1 << 22  # a first line longer than 4 MiB is taken for an array without line breaks
@@ -67,6 +72,7 @@ def locate(source: Source, which: str, say: Say) -> tuple[Part, ...]:
         DataError: There is nothing there, or nothing that can be read.
         RecipeError: There is no shipped set of this name.
     """
+    by_place = _by_place(source)
     path = shipped_set(source.path) or Path(source.path).expanduser()
     split = source.split or ("train" if which == "train" else "test")
     if path.exists() and source.config is not None:
@@ -75,18 +81,37 @@ def locate(source: Source, which: str, say: Say) -> tuple[Part, ...]:
             source.path, f"config {source.config!r} of {where}", "hub data sets have them", "remove config:"
         )
     if path.is_dir():
-        return _folder(path, source, split, say)
+        return _folder(path, source, split, say, by_place)
     if path.exists():
         if source.split is not None:
             raise DataError(
                 source.path, f"split {source.split!r} of a single file", "a file has no splits", "remove split:"
             )
-        return (_file(path, source.path, say),)
+        return (_file(path, source.path, say, by_place),)
     if _suffix(path) in READERS or not _HUB_NAME.fullmatch(source.path):
         raise DataError(source.path, "no such file or folder", _near(path), "correct the path")
+    if by_place:
+        raise _no_places(source.path)
     dataset = hub.from_hub(source.path, source.path, split, source.config)
     named = f"{source.path}:{source.config}" if source.config else source.path
     return (_dataset(dataset, f"{named}:{split}"),)
+
+
+def _by_place(source: Source) -> bool:
+    """Whether the recipe names columns by numbers: then the first line of the file is a row like others.
+
+    Raises:
+        DataError: It names some so, and some by their names.
+    """
+    numbers = [isinstance(given, int) for given in source.columns.values()]
+    if any(numbers) and not all(numbers):
+        allowed = "numbers from 0 for a file without a line of column names, else names"
+        raise DataError(f"{source.path}, columns", "names and numbers", allowed, "give one or the other")
+    return any(numbers)
+
+
+def _no_places(where: str) -> DataError:
+    return DataError(f"{where}, columns", "numbers", "names: only CSV and TSV files have no column names", "give names")
 
 
 def _dataset(dataset: object, label: str) -> Part:
@@ -94,7 +119,9 @@ def _dataset(dataset: object, label: str) -> Part:
     return Part(label=label, rows=partial(hub.rows, dataset), digest=digest)
 
 
-def _folder(path: Path, source: Source, split: str, say: Say) -> tuple[Part, ...]:
+def _folder(path: Path, source: Source, split: str, say: Say, by_place: bool) -> tuple[Part, ...]:
+    if by_place and not any(_suffix(file) in TABLES for file in path.rglob("*")):
+        raise _no_places(source.path)
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         return (_dataset(hub.from_disk(path, source.path, split), f"{source.path}:{split}"),)
     files = sorted(file for file in path.rglob("*") if _suffix(file) in READERS and file.is_file())
@@ -118,7 +145,7 @@ def _folder(path: Path, source: Source, split: str, say: Say) -> tuple[Part, ...
         )
     many = f"{chosen[0].relative_to(path)}" if len(chosen) == 1 else f"{len(chosen)} files"
     say(f"{source.path}: a folder; reading {many} for split {split!r}")
-    return tuple(_file(file, f"{source.path.rstrip('/')}/{file.relative_to(path)}", say) for file in chosen)
+    return tuple(_file(file, f"{source.path.rstrip('/')}/{file.relative_to(path)}", say, by_place) for file in chosen)
 
 
 def _split_of(file: Path, folder: Path) -> str:
@@ -127,17 +154,24 @@ def _split_of(file: Path, folder: Path) -> str:
     return inner[0] if len(inner) > 1 and inner[0] != "data" else re.split(r"[.]|-\d", file.name, maxsplit=1)[0]
 
 
-def _file(path: Path, label: str, say: Say) -> Part:
+def _file(path: Path, label: str, say: Say, by_place: bool) -> Part:
     suffix = _suffix(path)
     if suffix not in READERS:
         raise DataError(label, f"the suffix {path.suffix!r}", ALLOWED, "rename or convert the file")
     if path.stat().st_size == 0:
         raise DataError(label, "the file is empty", fix="give a file with rows")
     reader = READERS[suffix]
+    if by_place and suffix not in TABLES:
+        raise _no_places(label)
+    if suffix in TABLES:
+        quoted = suffix != ".tsv" or table.is_quoted(path)
+        reader = partial(table.delimited, header=not by_place, quoted=quoted)
     if suffix in (".json", ".jsonl", ".ndjson"):
         reader = _json_reader(path, label)
         said = "one JSON array" if reader is array.json_array else "one JSON value a line (JSON Lines)"
-        if reader is not READERS[suffix]:
+        if reader is array.squad:
+            say(f"{label}: one JSON object of articles, as in SQuAD; each question in it is a row")
+        elif reader is not READERS[suffix]:
             say(f"{label}: in spite of its name it holds {said}; read as that")
     return Part(label=label, rows=partial(reader, path, label), digest=partial(digest, path), size=path.stat().st_size)
 
@@ -147,7 +181,11 @@ def _json_reader(path: Path, label: str) -> Reader:
     import json
 
     with opened(path) as file:
-        file.seek(check_head(label, file.read(4096)))
+        head = file.read(4096)
+        start = check_head(label, head)
+        if array.is_squad(head[start:]):
+            return array.squad
+        file.seek(start)
         first = b""
         while not first.strip():
             first = file.readline(_HEAD)
@@ -203,6 +241,13 @@ def _near(path: Path) -> str:
         return f"the folder {str(folder)!r} is not there either"
     names = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
     return did_you_mean(path.name, names[:20]) if names else f"the folder {str(folder)!r} is empty"
+
+
+@cache
+def code() -> str:
+    """Hash this folder's source: a change to it makes every stored token doubtful, with no version to forget."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def digest(path: Path) -> str:

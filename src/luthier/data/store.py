@@ -2,10 +2,18 @@
 """Tokens on disk: flat arrays that are mapped into memory, written once and then only read.
 
 A store is a folder: ``tokens.bin`` (int32), ``scored.bin`` (bool), ``offsets.bin`` (int64, one more than rows),
-``counts.bin`` (int32, scored tokens of each row), ``numbers.bin`` (int64), ``parts.bin`` (int32) and ``store.json``.
-Where rows are judged, each is a prompt and its answers one after the other, and there are four more: ``answers.bin``
-(int64, first answer of each row, and their number at the end), ``answer_lengths.bin`` (int32, tokens of each answer),
-``grades.bin`` and ``scores.bin`` (float64, of each answer; NaN where the data has no scores).
+``counts.bin`` (int32, what there is to learn from in each row), ``numbers.bin`` (int64), ``parts.bin`` (int32) and
+``store.json``.
+Other arrays are there where the kind of the rows has a use for them:
+
+    branched rows   a prompt and its answers one after the other (or no prompt, and texts that belong together):
+                    ``answers.bin`` (int64, first answer of each row, and their number at the end),
+                    ``answer_lengths.bin`` (int32, tokens of each answer), ``grades.bin`` and ``scores.bin`` (float64,
+                    of each answer, or NaN)
+    ``labels.bin``  int32, class of each token, -100 where it has none
+    ``types.bin``   int8, which of two texts each token belongs to
+    ``targets.bin`` float64, equally many numbers for each row
+
 It is written beside its place and renamed, so at any instant it is there whole or not at all.
 """
 
@@ -17,6 +25,7 @@ import math
 import os
 import shutil
 import socket
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,8 +38,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from luthier.data.branches import Grown
-
 ARRAYS: dict[str, type[np.generic]] = {
     "tokens": np.int32,
     "scored": np.bool_,
@@ -39,13 +46,49 @@ ARRAYS: dict[str, type[np.generic]] = {
     "numbers": np.int64,
     "parts": np.int32,
 }
-JUDGED_ARRAYS: dict[str, type[np.generic]] = {
+BRANCHES: dict[str, type[np.generic]] = {
     "answers": np.int64,
     "answer_lengths": np.int32,
     "grades": np.float64,
     "scores": np.float64,
 }
+TOLD: dict[str, type[np.generic]] = {"labels": np.int32, "types": np.int8, "targets": np.float64}
 Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One tree as it is stored: L tokens, those of a prompt first, then those of each of K answers.
+
+    Attributes:
+        ids: Token ids, int32 of shape [L].
+        scored: Whether a token's log-probability is trained, bool of shape [L].
+        answers: Tokens of each answer, K numbers; the prompt has the rest. None for a row that is one piece.
+        grades: Of each answer.
+        scores: Likewise; None where the data has none.
+        labels: Class of each token, int32 of shape [L]; None where no token of such rows has one.
+        types: Which text each token belongs to, int8 of shape [L]; None where that is never told.
+        targets: What is true of the whole row.
+        cut: Tokens that it lost to ``max_length``.
+        lost: Words of it that became no token.
+    """
+
+    ids: Array
+    scored: Array
+    answers: tuple[int, ...] | None = None
+    grades: tuple[float, ...] = ()
+    scores: tuple[float, ...] | None = None
+    labels: Array | None = None
+    types: Array | None = None
+    targets: tuple[float, ...] = ()
+    cut: int = 0
+    lost: int = 0
+
+    @property
+    def learned(self) -> int:
+        """Scored tokens, labelled tokens, and one for targets: what there is to learn from (`Forest.num_scored`)."""
+        labelled = 0 if self.labels is None else int(np.count_nonzero(self.labels >= 0))
+        return int(np.count_nonzero(self.scored)) + labelled + bool(self.targets)
 
 
 class Writer:
@@ -53,15 +96,16 @@ class Writer:
 
     Args:
         folder: Where the store will stand.
-        judged: Whether its rows are judged answers.
+        branched: Whether its rows have answers.
+        told: Which of the other arrays its rows have: names of :data:`TOLD`.
 
     Raises:
         DataError: The cache folder cannot be written, or the disk is full.
     """
 
-    def __init__(self, folder: Path, *, judged: bool = False) -> None:
-        self.folder = folder
-        self.arrays = ARRAYS | JUDGED_ARRAYS if judged else ARRAYS
+    def __init__(self, folder: Path, *, branched: bool = False, told: Sequence[str] = ()) -> None:
+        self.folder, self.branched, self.told = folder, branched, tuple(told)
+        self.arrays = ARRAYS | (BRANCHES if branched else {}) | {name: TOLD[name] for name in told}
         self.rows = self.end = self.answers = 0
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -71,55 +115,48 @@ class Writer:
             self.writing.mkdir()
             self._files = {name: (self.writing / f"{name}.bin").open("wb") for name in self.arrays}
             self._put("offsets", [0])
-            if judged:
+            if branched:
                 self._put("answers", [0])
         except OSError as error:
-            raise _unwritable(folder.parent, error) from error
+            raise unwritable(folder.parent, error) from error
 
     def __enter__(self) -> Writer:
         return self
 
-    def add(
-        self,
-        ids: Sequence[Array],
-        scored: Sequence[Array],
-        numbers: Sequence[int],
-        part: int,
-        *,
-        judged: Sequence[Grown] = (),
-    ) -> None:
+    def add(self, rows: Sequence[Row], numbers: Sequence[int], part: int) -> None:
         """Append rows.
 
         Args:
-            ids: Token ids of each row, int32 of shape [L].
-            scored: bool of shape [L].
+            rows: What they are; each has the arrays that the store was opened for.
             numbers: Number of each row in its part.
             part: Index of the part.
-            judged: The same rows with their answers, for a store of judged rows.
         """
-        if not ids:
+        if not rows:
             return
-        ends = self.end + np.cumsum([len(row) for row in ids])
+        ends = self.end + np.cumsum([len(row.ids) for row in rows])
         try:
-            self._put("tokens", np.concatenate(ids))
-            self._put("scored", np.concatenate(scored))
+            self._put("tokens", np.concatenate([row.ids for row in rows]))
+            self._put("scored", np.concatenate([row.scored for row in rows]))
             self._put("offsets", ends)
-            self._put("counts", [int(np.count_nonzero(row)) for row in scored])
+            self._put("counts", [row.learned for row in rows])
             self._put("numbers", numbers)
-            self._put("parts", [part] * len(ids))
-            if judged:
-                self._put_judged(judged)
+            self._put("parts", [part] * len(rows))
+            if self.branched:
+                self._put_answers(rows)
+            for name in self.told:
+                self._put(name, np.concatenate([getattr(row, name) for row in rows]))
         except OSError as error:
-            raise _unwritable(self.folder.parent, error) from error
-        self.rows += len(ids)
+            raise unwritable(self.folder.parent, error) from error
+        self.rows += len(rows)
         self.end = int(ends[-1])
 
-    def _put_judged(self, rows: Sequence[Grown]) -> None:
-        ends = self.answers + np.cumsum([len(row.answers) for row in rows])
+    def _put_answers(self, rows: Sequence[Row]) -> None:
+        many = [row.answers or () for row in rows]
+        ends = self.answers + np.cumsum([len(answers) for answers in many])
         self._put("answers", ends)
-        self._put("answer_lengths", [length for row in rows for length in row.answers])
-        self._put("grades", [grade for row in rows for grade in row.grades])
-        self._put("scores", [score for row in rows for score in row.scores or [math.nan] * len(row.answers)])
+        self._put("answer_lengths", [length for answers in many for length in answers])
+        self._put("grades", [grade for row, of in zip(rows, many, strict=True) for grade in _each(row.grades, of)])
+        self._put("scores", [score for row, of in zip(rows, many, strict=True) for score in _each(row.scores, of)])
         self.answers = int(ends[-1])
 
     def commit(self, about: dict[str, Any]) -> None:
@@ -140,7 +177,7 @@ class Writer:
                 os.fsync(told.fileno())
             self._place()
         except OSError as error:
-            raise _unwritable(self.folder.parent, error) from error
+            raise unwritable(self.folder.parent, error) from error
 
     def _place(self) -> None:
         try:
@@ -186,10 +223,11 @@ class Store:
         tokens: int32, all rows one after the other.
         scored: bool of the same shape.
         offsets: int64 of shape [N + 1]; row i is ``tokens[offsets[i]:offsets[i + 1]]``.
-        counts: Scored tokens of each row, int32 of shape [N].
+        counts: What there is to learn from in each row (:attr:`Row.learned`), int32 of shape [N].
         numbers: int64 of shape [N].
         parts: Index into ``about["parts"]``, int32 of shape [N].
-        judged: The arrays of judged rows by name; empty where rows are plain.
+        branches: The arrays of branched rows by name; empty where rows are one piece.
+        told: The other arrays by name; targets have the shape [N, numbers of a row].
     """
 
     def __init__(self, folder: Path) -> None:
@@ -197,11 +235,20 @@ class Store:
         self.tokens, self.scored, self.offsets, self.counts, self.numbers, self.parts = (
             _mapped(folder / f"{name}.bin", kind) for name, kind in ARRAYS.items()
         )
-        there = JUDGED_ARRAYS if "answers" in self.about["sizes"] else {}
-        self.judged = {name: _mapped(folder / f"{name}.bin", kind) for name, kind in there.items()}
+        there = self.about["sizes"]
+        self.branches, self.told = (
+            {name: _mapped(folder / f"{name}.bin", kind) for name, kind in some.items() if name in there}
+            for some in (BRANCHES, TOLD)
+        )
+        if "targets" in self.told:
+            self.told["targets"] = self.told["targets"].reshape(len(self), -1)
 
     def __len__(self) -> int:
         return len(self.counts)
+
+
+def _each(values: tuple[float, ...] | None, answers: tuple[int, ...]) -> Sequence[float]:
+    return values or [math.nan] * len(answers)
 
 
 def _mapped(file: Path, kind: type[np.generic]) -> Array:
@@ -229,6 +276,7 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _unwritable(folder: Path, error: OSError) -> DataError:
+def unwritable(folder: Path, error: OSError) -> DataError:
+    """Make the error of a cache folder that takes no more."""
     fix = "free some space, or set LUTHIER_HOME to a folder on another disk"
     return DataError(f"cache {folder}", f"cannot be written ({error.strerror or error})", "", fix)

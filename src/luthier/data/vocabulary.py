@@ -22,6 +22,7 @@ class Tokenizer(Protocol):
     added_tokens_decoder: dict[int, Any]
     special_tokens_map: dict[str, Any]
     model_max_length: int
+    model_input_names: list[str]
 
     def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
         """Render a conversation, or a list of them."""
@@ -44,6 +45,9 @@ class Vocabulary:
         ends: Ids that can end a turn: every added token that is not white space, such as ``<|im_end|>``.
         end_texts: The same as text, longest first.
         adds_bos: Whether the tokenizer puts BOS before a plain text on its own.
+        starts: Ids that begin a text: BOS, and what the tokenizer puts first on its own ([CLS]).
+        separates: Whether its template for two texts puts a token between them.
+        tells_types: Whether its models are told which of two texts a token belongs to (`token_type_ids`).
         digest: Hash of all that changes how a text is encoded.
     """
 
@@ -53,6 +57,9 @@ class Vocabulary:
     ends: frozenset[int]
     end_texts: tuple[str, ...]
     adds_bos: bool
+    starts: frozenset[int]
+    separates: bool
+    tells_types: bool
     digest: str
 
     def name(self, token: int | None) -> str:
@@ -81,8 +88,13 @@ def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
     added = {i: str(token.content) for i, token in tokenizer.added_tokens_decoder.items() if str(token.content).strip()}
     if tokenizer.eos_token_id is not None:
         added[tokenizer.eos_token_id] = str(tokenizer.eos_token)
-    start = backend.encode("a").ids
-    facts = [backend.to_str(), sorted(tokenizer.special_tokens_map.items()), backend.encode_special_tokens]
+    alone, two = backend.encode("a"), backend.encode("a", "b")
+    start = alone.ids
+    sides = two.sequence_ids
+    between = sides[sides.index(0) : sides.index(1)] if 0 in sides and 1 in sides else []
+    first = start[:1] if alone.special_tokens_mask[:1] == [1] else []
+    names = list(getattr(tokenizer, "model_input_names", ()))
+    facts = [backend.to_str(), sorted(tokenizer.special_tokens_map.items()), backend.encode_special_tokens, names]
     return Vocabulary(
         backend=backend,
         bos=tokenizer.bos_token_id,
@@ -90,5 +102,8 @@ def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
         ends=frozenset(added),
         end_texts=tuple(sorted(added.values(), key=len, reverse=True)),
         adds_bos=len(start) > 1 and start[0] == tokenizer.bos_token_id,
+        starts=frozenset(first if tokenizer.bos_token_id is None else [*first, tokenizer.bos_token_id]),
+        separates=None in between,
+        tells_types="token_type_ids" in names and any(two.type_ids),
         digest=hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest(),
     )

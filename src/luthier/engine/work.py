@@ -33,6 +33,7 @@ class Progress:
         tokens: Real tokens trained on.
         scored_tokens: Scored ones among them.
         pairs: Pairs of a token and one that it sees: what attention computed.
+        passes: Forward and backward passes.
         seconds: Wall-clock of the training steps alone.
         cpu_seconds: Processor time of the same.
         loss: Of the last step.
@@ -48,6 +49,7 @@ class Progress:
     tokens: int = 0
     scored_tokens: int = 0
     pairs: int = 0
+    passes: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     loss: float | None = None

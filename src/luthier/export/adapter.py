@@ -60,7 +60,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> Trainable:
     method = method_of(given, folder)
     own = "peft_type" not in given
     trainable: Trainable = _apply_own(method, model, given, where) if own else method.load_peft(model, given, where)
-    _fill(trainable, folder)
+    _fill(trainable, folder, getattr(method, "unfold", None))
     drawn = tuple(f"{name}." for name in drawn_modules(model))
     lacking = sorted(key for key in head_keys(model) - trainable.parameters().keys() if key.startswith(drawn))
     if drawn and lacking:
@@ -77,7 +77,9 @@ def is_adapter(folder: Path) -> bool:
 def _apply_own(method: ModuleType, model: nn.Module, given: dict[str, Any], where: str) -> Trainable:
     """Do what the recipe did that the folder comes from."""
     try:
-        config = method.Config.model_validate(given.get("config"))
+        config = method.Config.model_validate_json(
+            json.dumps(given.get("config"))
+        )  # as in recipes: a list may be a tuple
         return method.apply(model, config)
     except (ValidationError, RecipeError) as error:
         received = f"settings that do not fit ({str(error).splitlines()[0]})"

@@ -4,6 +4,10 @@
 base + adapter             -- logits -------------> remembered
   | W + gamma B A in float32, rounded once              |
 plain transformers folder  -- read again, logits -> compared -> merge_proof.json, or no folder at all
+
+An adapter of a quantised base learned what its codes say, so it can be folded into two bases: into these codes made
+dense, or into the 16-bit checkpoint that they were made from. Both are held against the trained model, and the nearer
+one is written.
 """
 
 from __future__ import annotations
@@ -24,8 +28,9 @@ from luthier.export.proof import Comparison
 from luthier.export.value_proof import ValueComparison
 from luthier.models.backbone import learned_positions
 from luthier.models.bars import without_bars
-from luthier.models.save import save_model, save_words
 from luthier.models.heads import task_of_model
+from luthier.models.quantized import as_loaded, dense_, is_quantized
+from luthier.models.save import save_model, save_words
 from luthier.models.tasks import auto_class
 
 if TYPE_CHECKING:
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from luthier.core.tasks import Task
+    from luthier.core.trainable import Trainable
     from luthier.export.origin import Origin
     from luthier.export.proof import Proof
     from luthier.export.value_proof import ValueProof
@@ -107,12 +113,18 @@ def merge_run(
             comparison.measure_base(model)
         say(f"merging {type(model).__name__} in {_short(computed)}, writing {_short(written)}")
         task = task_of_model(model)
-        _write(trainable.merge(), written, tokenizer, folder)
-        del model, trainable  # for a moment there is one model in memory, never two
+        bases: dict[str, Any] = {}
+        if is_quantized(model):
+            del model, trainable  # for a moment there is one model in memory, never two
+            trainable, bases = _nearer_base(origin, dtype, comparison, say)
+            model = trainable.model
+        _write(as_loaded(trainable.merge()), written, tokenizer, folder)
+        del model, trainable
         again = _read_again(folder, written, task).to(device, computed)
         proof = comparison.prove(again, dtype=written, bound=bound)
         proof.demand(str(final))
-        about = {"adapter": str(origin.adapter.resolve()), "base": origin.model.model_name_or_path, **proof.to_json()}
+        about = {"adapter": str(origin.adapter.resolve()), "base": origin.model.model_name_or_path, **bases}
+        about |= proof.to_json()
         (folder / "merge_proof.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return Exported(folder=final, proof=proof)
 
@@ -138,6 +150,27 @@ def load_base(origin: Origin, dtype: Dtype = "auto") -> tuple[PreTrainedModel, t
     if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > needed:
         model.to("cuda")
     return model, written
+
+
+def _nearer_base(
+    origin: Origin, dtype: Dtype, comparison: Comparison | ValueComparison, say: Callable[[str], None]
+) -> tuple[Trainable, dict[str, Any]]:
+    """The adapter on whichever base makes the merged model the more like the trained one; and how near both come."""
+    kinds = {"dequantized": origin}
+    if origin.model.quantization != "none":  # else the checkpoint itself holds codes, and there is nothing else
+        kinds = {"16-bit": origin.in_sixteen_bits()} | kinds
+    found: dict[str, Proof | ValueProof] = {}
+    for kind, source in kinds.items():
+        model, written = load_base(source, dtype)
+        trainable = load_adapter(model, origin.adapter)
+        merged: Any = dense_(trainable.merge())
+        found[kind] = comparison.prove(merged, dtype=written)
+        say(f"on the {kind} base: {found[kind].told()}")
+    nearest = min(found, key=lambda kind: found[kind].distance)
+    say(f"the {nearest} base is written: merged, it is the nearer to the model that was trained")
+    model, _ = load_base(kinds[nearest], dtype)
+    trainable = load_adapter(model, origin.adapter)
+    return trainable, {"base_weights": nearest, "bases": {kind: proof.to_json() for kind, proof in found.items()}}
 
 
 def comparison_of(model: PreTrainedModel, rows: Sequence[Sequence[int]], label: str) -> Comparison | ValueComparison:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does a model with a head (values, labels, spans) or without one behave, once written, like the one that was trained?
 
-What it gives has no unit, so differences are told as shares of its spread: the standard deviation of the trained model's
-numbers over all tokens (of an encoder that classifies, over texts: each row and three of its beginnings). What matters of
-a reward is which of two texts has more of it, so the order is compared too.
+What it gives has no unit, so differences are told as shares of its spread: the standard deviation of the trained
+model's numbers over all tokens (of an encoder that classifies, over texts: each row and three of its beginnings). What
+matters of a reward is which of two texts has more of it, so the order is compared too.
 
 Shapes: L tokens of one row (or texts made of it), C numbers of each.
 """
@@ -78,6 +78,11 @@ class ValueProof:
         far = self.relative_difference
         lost = far > 0.5 * self.adapter_difference and far > NOISE * self.bound
         return far <= self.bound and not lost and math.isfinite(self.max_value_difference)
+
+    @property
+    def distance(self) -> float:
+        """How far the two are apart, to choose between exports; NaN is farther than anything."""
+        return math.inf if math.isnan(self.relative_difference) else self.relative_difference
 
     def to_json(self) -> dict[str, Any]:
         """The numbers and the verdict, for merge_proof.json."""

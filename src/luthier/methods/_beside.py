@@ -16,6 +16,7 @@ from torch import nn
 
 from luthier.core.errors import RecipeError
 from luthier.models.heads import HEADS, head_modules, unread
+from luthier.models.quantized import dense_
 from luthier.models.targets import WORDS, ends_with, nearest
 from luthier.models.ties import tied_pair
 
@@ -167,7 +168,7 @@ def copy_whole(model: nn.Module, whole: dict[str, nn.Module], tied: tuple[str, s
     for name, module in whole.items():
         parent, _, leaf = name.rpartition(".")
         swaps.append(Swap(owner=model.get_submodule(parent), leaf=leaf, base=module))
-        setattr(swaps[-1].owner, leaf, copy.deepcopy(module))
+        setattr(swaps[-1].owner, leaf, dense_(copy.deepcopy(module)))  # codes have no gradient
     if tied and tied[1] in whole:
         embedding, head = (model.get_submodule(name) for name in tied)
         head.weight = embedding.weight

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 T = TypeVar("T")
-PREFIX = "base_model.model."
+OUTER, PREFIX = "base_model.", "base_model.model."
 
 _USED = """r lora_alpha lora_dropout use_rslora use_dora target_modules exclude_modules layers_to_transform
     layers_pattern rank_pattern alpha_pattern bias modules_to_save init_lora_weights ensure_weight_tying""".split()
@@ -214,15 +214,16 @@ def write_folder(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, 
     Args:
         folder: Exists and is empty.
         config: The configuration.
-        tensors: By their names in the model.
+        tensors: By their names in the model; what belongs to no layer by its whole name, `base_model.x`.
     """
     write_tensors(folder, tensors)
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write adapter_model.safetensors; tensors come by their names in the model."""
-    copies = {PREFIX + name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    """Write adapter_model.safetensors; tensors come by their names in the model, or `base_model.x`."""
+    named = {name if name.startswith(OUTER) else PREFIX + name: tensor for name, tensor in tensors.items()}
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
     save_file(copies, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 

@@ -2,7 +2,7 @@
 """Partial fine-tuning: chosen layers, or parameters by pattern, train in place; the rest is frozen.
 
     freeze_trainable_layers: 2        the last two layers
-    freeze_trainable_layers: -2       the first two
+    freeze_trainable_layers: -2       the first two (of an encoder-decoder: of each stack)
     unfrozen_parameters: [...]        parameters by regular expression
 
 The keys are LLaMA-Factory's (`finetuning_type: freeze`); `unfrozen_parameters` is Axolotl's. Below the first layer that
@@ -24,7 +24,7 @@ from luthier.core.errors import RecipeError
 from luthier.methods._in_place import train_in_place
 from luthier.methods._keys import Words, as_tuple
 from luthier.models.heads import head_modules
-from luthier.models.layers import find_layers
+from luthier.models.layers import find_stacks
 from luthier.models.targets import ends_with, nearest
 
 if TYPE_CHECKING:
@@ -118,8 +118,12 @@ def _by_pattern(named: Collection[str], patterns: tuple[str, ...]) -> set[str]:
 
 
 def _by_layer(model: nn.Module, named: Collection[str], config: Config) -> set[str]:
-    """Parameters of the layers that train, or of the named modules in them."""
-    where, count = find_layers(model, "method.freeze_trainable_layers")
+    """Parameters of the layers that train, or of the named modules in them; of encoder and decoder, of each."""
+    stacks = find_stacks(model, "method.freeze_trainable_layers")
+    return {name for stack in stacks for name in _in_stack(named, config, *stack)}
+
+
+def _in_stack(named: Collection[str], config: Config, where: str, count: int) -> set[str]:
     asked = LAYERS if config.freeze_trainable_layers is None else config.freeze_trainable_layers
     if abs(asked) > count:
         if config.freeze_trainable_layers is not None:
@@ -150,8 +154,8 @@ def _by_layer(model: nn.Module, named: Collection[str], config: Config) -> set[s
 
 def _outside(model: nn.Module, named: Collection[str], words: tuple[str, ...]) -> set[str]:
     """Parameters of the named modules that stand outside of the layers."""
-    where, _ = find_layers(model, "method.freeze_trainable_layers")
-    outside = {name for name in named if not name.startswith(f"{where}.")}
+    stacks = tuple(f"{where}." for where, _ in find_stacks(model, "method.freeze_trainable_layers"))
+    outside = {name for name in named if not name.startswith(stacks)}
     owners = {name.rpartition(".")[0] for name in outside}
     found: set[str] = set()
     for word in words:

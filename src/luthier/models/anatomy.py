@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # What families call the matrices that LoRA's authors adapted (queries and values), also where they are one matrix.
 _QUERY_VALUE: tuple[tuple[str, ...], ...] = (
     ("q_proj", "v_proj"),
+    ("q", "v"),
     ("query_key_value",),
     ("qkv_proj",),
     ("c_attn",),

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from luthier.kernels.forest import Forest
 
 
+# Tied ones of these shrink the last hidden states before the head by d_model**-0.5; T5's configuration says whether.
+_SCALED = ("umt5", "switch_transformers")
+
+
 @runtime_checkable
 class LowRankHead(Protocol):
     """A head that is a sum of products (an adapter on `lm_head`)."""
@@ -126,7 +130,9 @@ def learned_positions(decoder: torch.nn.Module) -> int | None:
 
 def _head(model: PreTrainedModel, hidden: torch.Tensor) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], Any]:
     head: Any = model.get_output_embeddings()
-    bias = getattr(head, "bias", None)
+    bias, own = getattr(head, "bias", None), getattr(model, "final_logits_bias", None)
+    if own is not None and (own.is_cuda or bool(own.any())):  # BART's and its heirs'; zero in most checkpoints
+        bias = own[0] if bias is None else bias + own[0]
     if isinstance(head, LowRankHead):
         return head.logit_terms(hidden), bias
     return [(hidden, head.weight)], bias
@@ -137,6 +143,8 @@ def head_shape(config: Any) -> HeadShape:
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     scale = getattr(text, "logit_scale", None) or 1.0
     divisor = getattr(text, "logits_scaling", None) or 1.0
+    if getattr(text, "scale_decoder_outputs", text.model_type in _SCALED and text.tie_word_embeddings):
+        divisor *= text.d_model**0.5
     return HeadShape(scale=scale / divisor, softcap=getattr(text, "final_logit_softcapping", None))
 
 

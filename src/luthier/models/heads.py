@@ -42,6 +42,8 @@ def task_by_name(kind: str, encodes_and_decodes: bool = False) -> Task | None:
     """What a class of transformers is for, by its name; None of one that only begins others (`ForMaskedLM`)."""
     if kind.endswith("ForConditionalGeneration"):  # T5's; or a language model with towers for images
         return "SEQ_2_SEQ_LM" if encodes_and_decodes else "CAUSAL_LM"
+    if encodes_and_decodes and kind.endswith("MTModel"):  # Marian
+        return "SEQ_2_SEQ_LM"
     if kind.endswith("Model") and not kind.endswith("LMHeadModel"):
         return "FEATURE_EXTRACTION"
     return next((task for word, task in KINDS.items() if word in kind), None)

@@ -15,11 +15,12 @@ from luthier.core.errors import ModelError
 from luthier.models.bars import without_bars, without_report
 from luthier.models.failures import EMBEDDED, cannot_load, load_errors
 from luthier.models.heads import draw_head, may_be_drawn
+from luthier.models.quantized import loading_words, quietly, settle_quantized
 from luthier.models.tasks import auto_class, renamed_keys, saved_for, settle_padding, settle_task
 from luthier.models.threads import bound_caches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -144,7 +145,7 @@ def load_config(
     return config
 
 
-def load_model(
+def load_model(  # noqa: PLR0913 - what a recipe says of a model, and of its head
     model: Model,
     dtype: torch.dtype,
     *,
@@ -153,6 +154,7 @@ def load_model(
     num_labels: int | None = None,
     labels: Labels | None = None,
     seed: int = 0,
+    whole: Collection[str] = (),
     say: Callable[[str], None] | None = None,
 ) -> PreTrainedModel:
     """Load a model for training.
@@ -165,6 +167,7 @@ def load_model(
         num_labels: Values of that head; by default what the checkpoint has, and 1 of a new one, drawn from `seed`.
         labels: Names of these values, which are written into the model's configuration.
         seed: See there.
+        whole: Name endings of modules that a quantised base keeps as they are (`modules_to_save`).
         say: Receives a line about weights in the checkpoint that the model has no place for, and about a new head;
             logged by default.
 
@@ -177,27 +180,22 @@ def load_model(
     name, say = model.model_name_or_path, say or logging.getLogger("luthier.models").warning
     config = load_config(name, model.model_revision, model.trust_remote_code)
     task = settle_task(name, config, task, num_labels, labels)
-    new_head = task != "CAUSAL_LM" and saved_for(config) != task
-    if attention == "luthier":
-        attention = DENSE.get(config.model_type, attention)
+    new_head = task not in ("CAUSAL_LM", "SEQ_2_SEQ_LM") and saved_for(config) != task
+    chosen: str | None = attention
+    if attention == "luthier":  # an encoder-decoder runs on transformers' own: its pass is padded
+        chosen = None if task == "SEQ_2_SEQ_LM" else DENSE.get(config.model_type, attention)
+    words: dict[str, Any] = {"revision": model.model_revision, "trust_remote_code": model.trust_remote_code}
+    words |= {"dtype": dtype, "attn_implementation": chosen, "use_safetensors": True, "output_loading_info": True}
+    words |= {"key_mapping": renamed_keys(config, task)} | loading_words(model, config, auto_class(task), whole)
     try:
-        with without_bars(), without_report(new_head):
-            loaded, found = auto_class(task).from_pretrained(
-                locate(name),
-                config=config,
-                revision=model.model_revision,
-                dtype=dtype,
-                attn_implementation=attention,
-                use_safetensors=True,
-                trust_remote_code=model.trust_remote_code,
-                output_loading_info=True,
-                key_mapping=renamed_keys(config, task),
-            )
+        with without_bars(), without_report(new_head), quietly():
+            loaded, found = auto_class(task).from_pretrained(locate(name), config=config, **words)
     except load_errors() as error:
         if isinstance(error, KeyError) and error.args == ("luthier",):  # a table of its own attention classes
             found = f"{config.model_type}: its attention is code of its own, which takes no forest"
             raise ModelError(f"model {name}", found, RUNNABLE, "choose such a model") from None
         raise cannot_load(name, "model", error) from error
+    settle_quantized(loaded, model, dtype)
     lacking = may_be_drawn(loaded, found["missing_keys"]) if task != "CAUSAL_LM" else set()
     lacking = lacking if new_head else {key for key in lacking if task == "FEATURE_EXTRACTION"}
     _check_complete(name, found, say, lacking)

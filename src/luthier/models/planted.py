@@ -87,6 +87,7 @@ class Attended:
         query_trains: Whether the queries have a gradient.
         key_trains: Whether the keys have.
         value_trains: Whether the values have.
+        apart: Keys that every token sees, with a softmax of their own (`models.adaption`); 0: the forest's.
     """
 
     heads: int
@@ -95,6 +96,7 @@ class Attended:
     query_trains: bool
     key_trains: bool
     value_trains: bool
+    apart: int = 0
 
 
 class Planted:

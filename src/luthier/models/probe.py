@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prove, before a run, that a model runs forests: a small forest must equal separate forwards of its branches.
 
-Of a model of words, the log-probabilities are compared; of any other, what its head says of each text or token. An encoder
-is asked about whole texts instead of trees.
+Of a model of words, the log-probabilities are compared; of any other, what its head says of each text or token. An
+encoder is asked about whole texts instead of trees.
 
 Any architecture that reads past the mask (recurrent layers, patched attention, learned offsets) shows here, as does
 a head that does more than Luthier knows. It costs six short forwards. What short forwards cannot show, windows of
@@ -21,11 +21,14 @@ import torch
 from luthier.core.errors import ModelError
 from luthier.core.types import Segment, Tree
 from luthier.kernels.forest import plant
-from luthier.models.alone import separate_logprobs, separate_outputs, separate_values
+from luthier.models.alone import separate_outputs
 from luthier.models.backbone import serving
 from luthier.models.encoders import encoder_words, reads_both_ways
 from luthier.models.heads import task_of_model
 from luthier.models.planted import NAME, RUNNABLE, planted, sees_ahead
+from luthier.models.probe_pairs import prove_pairs
+from luthier.models.rounding import LEAK_SHARE, MEAN_TOLERANCE, TOLERANCE
+from luthier.models.source_target import is_encoder_decoder
 from luthier.models.values import outputs
 
 if TYPE_CHECKING:
@@ -34,15 +37,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from luthier.kernels.forest import Forest
-
-# Largest and mean difference that any model may show. Many models take norms and softmaxes in float32 whatever their
-# weights are, so float64 promises little more. In 16 bits single log-probabilities differ by rounding, and by far more
-# where an expert is chosen the other way (0.47 seen on a tiny Mixtral); a leak moves the mean, rounding does not.
-TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.1}
-MEAN_TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-5, torch.bfloat16: 0.05, torch.float16: 0.02}
-# Deep models with large logits round more than that. Then the mean is held against what a real leak does to this
-# model (0.1 to 3 nats, measured): it must stay below this share of it.
-LEAK_SHARE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.03}
 
 
 def probe_tree(vocabulary: int, seed: int = 0) -> Tree:
@@ -66,6 +60,8 @@ def prove_forest(model: PreTrainedModel, name: str) -> float:
     Raises:
         ModelError: It does not; the architecture and the reason are named.
     """
+    if is_encoder_decoder(model):
+        return prove_pairs(model, name)
     try:
         reason = _mask_fault(model)
         if reason is not None:
@@ -148,7 +144,7 @@ def probe_forest(model: PreTrainedModel) -> Forest:
 
 
 def _text(segment: Segment, padding: int | None, vocabulary: int, parts: int) -> Segment:
-    """A segment as a text: without padding, which counts no position in some models, its second half the second part."""
+    """A segment as a text: no padding, which some models give no position; its second half is the second part."""
     ids = np.where(segment.ids == padding, (segment.ids + 1) % vocabulary, segment.ids)
     types = (np.arange(len(ids)) * parts // len(ids)).astype(np.int8)
     return Segment(ids=ids, scored=segment.scored, types=types)
@@ -156,7 +152,7 @@ def _text(segment: Segment, padding: int | None, vocabulary: int, parts: int) ->
 
 @torch.no_grad()
 def _mask_fault(model: PreTrainedModel) -> str | None:
-    """What is wrong with the masks that the model asks for; None where they are causal or whole, with a window or without."""
+    """What is wrong with the masks that the model asks for; None where they are causal or whole, windows or not."""
     if getattr(model.config.get_text_config(), "alibi", False):
         return "its attention adds ALiBi biases, which count tokens of the batch instead of positions"
     if model.config._attn_implementation != NAME:

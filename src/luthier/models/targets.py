@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from luthier.core.errors import RecipeError
 from luthier.models.heads import unread
+from luthier.models.source_target import is_encoder_decoder
 from luthier.models.ties import head_of
 
 if TYPE_CHECKING:
@@ -26,20 +27,16 @@ if TYPE_CHECKING:
 Kind = Literal["attention", "mlp", "norm", "embedding", "head", "other"]
 Words = str | Collection[str]
 
-_ATTENTION = re.compile(r"(^|[._])(self_?attn|attn|attention|self_attention)([._]|$)")
-# BERT calls the two linears of its MLP `intermediate.dense` and, right in the layer, `output.dense`.
-_MLP = re.compile(
-    r"(^|[._])(intermediate|mlp|ffn|feed_forward|moe|block_sparse_moe|experts?|fc1|fc2|fc_in|fc_out|dense_h_to_4h|dense_4h_to_h)([._]|$)"
-    r"|\.\d+\.output(\.|$)"
+_ATTENTION = re.compile(r"(^|[._])(self_?attn|attn|attention|self_attention|SelfAttention|EncDecAttention)([._]|$)")
+_MLP = re.compile(  # BERT's linears are `intermediate.dense` and, right in the layer, `output.dense`
+    r"(^|[._])(mlp|ffn|feed_forward|moe|block_sparse_moe|experts?|fc1|fc2|fc_in|fc_out|dense_h_to_4h|dense_4h_to_h|"
+    r"DenseReluDense|intermediate)([._]|$)|\.\d+\.output(\.|$)"
 )
 _HEADS = ("lm_head", "embed_out", "score", "classifier", "qa_outputs")
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
-WORDS: dict[str, tuple[Kind, ...]] = {
-    "all-linear": ("attention", "mlp", "other"),
-    "attention": ("attention",),
-    "mlp": ("mlp",),
-}
+WORDS: dict[str, tuple[Kind, ...]] = {"attention": ("attention",), "mlp": ("mlp",)}
+WORDS["all-linear"] = ("attention", "mlp", "other")
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -232,9 +229,8 @@ def _refuse_other_kinds(tree: _Tree, word: str, name: str) -> None:
     fix = f"name the layers in it: {', '.join(inside)}" if inside else "train it with modules_to_save, or exclude it"
     if kind_of("", module) == "norm":
         fix = "choose `method: norm` to train norms alone, or name it in modules_to_save to train it beside"
-    raise RecipeError(
-        tree.key, f"{word!r} matches {name}, a {type(module).__name__}", "linear and embedding layers", fix
-    )
+    received = f"{word!r} matches {name}, a {type(module).__name__}"
+    raise RecipeError(tree.key, received, "linear and embedding layers", fix)
 
 
 def not_excluded(modules: dict[str, nn.Module], exclude: Words | None, key: str) -> set[str]:
@@ -263,7 +259,8 @@ def not_excluded(modules: dict[str, nn.Module], exclude: Words | None, key: str)
 def in_decoder(model: nn.Module) -> set[str]:
     """Modules that text runs through; of towers for images and sound, and poolers nobody reads, updates stay zero."""
     decoder: nn.Module = getattr(model, "get_decoder", lambda: model)()
-    inside = {id(module) for module in decoder.modules()}
+    stacks = [decoder, model.get_encoder()] if is_encoder_decoder(model) else [decoder]  # type: ignore[operator]
+    inside = {id(module) for stack in stacks for module in stack.modules()}
     return {name for name, module in model.named_modules() if id(module) in inside} - unread(model)
 
 

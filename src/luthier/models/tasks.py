@@ -2,8 +2,8 @@
 """What a checkpoint was saved for, what it can be loaded for, and the labels that are written into its configuration.
 
 A base is loaded for a task by giving it that task's head: values of a text (`SEQ_CLS`), labels of its tokens
-(`TOKEN_CLS`), a span in it (`QUESTION_ANS`), or none at all (`FEATURE_EXTRACTION`). The head is the one part that may be
-missing in a checkpoint (`models.heads`). What was trained for one of these tasks is not loaded for another.
+(`TOKEN_CLS`), a span in it (`QUESTION_ANS`), or none at all (`FEATURE_EXTRACTION`). The head is the one part that may
+be missing in a checkpoint (`models.heads`). What was trained for one of these tasks is not loaded for another.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ModelError
 from luthier.models.heads import task_by_name
+from luthier.models.source_target import settle_source_and_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,7 @@ _CLASSES: dict[Task, tuple[str, str]] = {
     "TOKEN_CLS": ("AutoModelForTokenClassification", "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING"),
     "QUESTION_ANS": ("AutoModelForQuestionAnswering", "MODEL_FOR_QUESTION_ANSWERING_MAPPING"),
     "FEATURE_EXTRACTION": ("AutoModel", "MODEL_MAPPING"),
+    "SEQ_2_SEQ_LM": ("AutoModelForSeq2SeqLM", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING"),
 }
 _HAS: dict[Task, str] = {
     "SEQ_CLS": "sequence classifier",
@@ -35,7 +37,9 @@ _HAS: dict[Task, str] = {
     "FEATURE_EXTRACTION": "model without a head",
 }
 _HEADED = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
-_CHOOSE = "choose a decoder (Llama, Qwen ...); encoders are for model.task_type SEQ_CLS, TOKEN_CLS, QUESTION_ANS and FEATURE_EXTRACTION"
+_CHOOSE = (
+    "choose a decoder (Llama, Qwen ...), or say in model.task_type what an encoder is for (SEQ_CLS, TOKEN_CLS ...)"
+)
 
 
 def saved_for(config: PretrainedConfig) -> Task | None:
@@ -60,6 +64,7 @@ def task_of(config: PretrainedConfig) -> Task:
 
 
 def auto_class(task: Task) -> Any:
+    """The class of transformers that loads it."""
     """The class of transformers that loads it."""
     import transformers
 
@@ -100,6 +105,9 @@ def settle_task(
             the checkpoint's head gives another number of values or others.
     """
     before, task = saved_for(config), task or task_of(config)
+    if task == "SEQ_2_SEQ_LM" or config.is_encoder_decoder:
+        settle_source_and_target(name, config, task)
+        return task
     _check_known(name, config, task)
     if before in _HEADED and before != task:
         raise _trained_for(name, config, before, task)
@@ -119,7 +127,7 @@ def settle_task(
 
 
 def _check_known(name: str, config: PretrainedConfig, task: Task) -> None:
-    """Refuse an architecture of which transformers has no class for the task, and encoders that are to predict words."""
+    """Refuse an architecture of which transformers has no class for the task, and encoders that shall predict words."""
     import transformers
 
     auto, table = _CLASSES[task]
@@ -167,7 +175,7 @@ def _write_labels(name: str, config: PretrainedConfig, labels: Labels, *, traine
 
 
 def settle_padding(model: PreTrainedModel, name: str, say: Callable[[str], None]) -> None:
-    """Give a decoder with a head of values a padding token where it has none; transformers cannot score batches without.
+    """Give a decoder with a head of values a padding token where it has none: transformers scores no batches without.
 
     It becomes the token that begins texts, which never ends one; where that is also the end of text, the end of text.
     """

@@ -20,6 +20,7 @@ from luthier.core.errors import DataError, ModelError
 from luthier.core.types import Segment, Tree
 from luthier.kernels.forest import plant
 from luthier.models.backbone import check_positions, hidden_states, scored_logprobs
+from luthier.models.encoder_decoder import pair_logprobs
 from luthier.models.encoders import encoder_outputs, reads_both_ways, token_outputs
 from luthier.models.heads import HEADS, task_of_model
 
@@ -55,8 +56,9 @@ def outputs(model: PreTrainedModel, forest: Forest) -> torch.Tensor:
         forest: The batch, on the model's device.
 
     Returns:
-        CAUSAL_LM: log-probability of each scored token, float32 [S]. SEQ_CLS: values of each segment, float32 [N] or
-        [N, C]. TOKEN_CLS: float32 [T, C]. QUESTION_ANS: float32 [T, 2]. FEATURE_EXTRACTION: hidden states [T, H].
+        CAUSAL_LM, SEQ_2_SEQ_LM: log-probability of each scored token, float32 [S]. SEQ_CLS: values of each segment,
+        float32 [N] or [N, C]. TOKEN_CLS: float32 [T, C]. QUESTION_ANS: float32 [T, 2]. FEATURE_EXTRACTION: hidden
+        states [T, H].
 
     Raises:
         ModelError: A text is longer than the model's positions, or of a shape that the model cannot read.
@@ -64,6 +66,8 @@ def outputs(model: PreTrainedModel, forest: Forest) -> torch.Tensor:
     task = task_of_model(model)
     if task == "CAUSAL_LM":
         return scored_logprobs(model, forest)
+    if task == "SEQ_2_SEQ_LM":
+        return pair_logprobs(model, forest)
     check_positions(model, forest)
     if reads_both_ways(model):
         return encoder_outputs(model, forest)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Virtual tokens: trained vectors before every example, one parent segment of all trees (`virtual_both_ways`: encoders).
+"""Virtual tokens: trained vectors before every example, one parent segment of all trees.
 
     embeddings         n rows before the tokens' own: they run through every layer, once for all trees of a batch
     keys and values    n of them in each layer, which every token sees; they have no queries and run through nothing
@@ -22,13 +22,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import DynamicCache
+from transformers import DynamicCache, EncoderDecoderCache
 
 from luthier.core.errors import ModelError
-from luthier.kernels.forest import under
+from luthier.kernels.inserted import under
 from luthier.models.encoders import reads_both_ways, takes
 from luthier.models.planted import Prefix, planted_now
+from luthier.models.source_target import is_encoder_decoder
 from luthier.models.virtual_both_ways import hook_encoder
+from luthier.models.virtual_pairs import lay_before_sources, pair_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,12 +121,17 @@ class VirtualTokens(nn.Module):
         if decoder.training and any(getattr(layer, "gradient_checkpointing", False) for layer in decoder.modules()):
             received = f"{type(decoder).__name__} with an attention of its own, and gradient checkpointing"
             raise ModelError("prefix tuning", received, "one of them", "set train.gradient_checkpointing to false")
-        cache = DynamicCache(config=decoder.config) if cache is None else cache
+        if cache is None:
+            cache = DynamicCache(config=decoder.config)
+            if decoder.config.is_encoder_decoder:
+                cache = EncoderDecoderCache(cache, DynamicCache(config=decoder.config))
         first = given.get("input_ids")
         rows = (given["inputs_embeds"] if first is None else first).shape[0]
         states = self.states(next(decoder.parameters()).dtype)[:, None].expand(-1, rows, -1, -1, -1)
+        own = getattr(cache, "self_attention_cache", cache)  # of an encoder-decoder it is one of two
         for layer in range(len(states) // 2):
-            cache.update(states[2 * layer], states[2 * layer + 1], layer)
+            place = pair_of(layer, len(states) // 2) if own is not cache else layer
+            own.update(states[2 * place], states[2 * place + 1], layer)
         return cache
 
 
@@ -170,18 +177,18 @@ def lay_before(model: PreTrainedModel, virtual: VirtualTokens) -> Callable[[], N
         received = "embeddings of each layer, which are looked up by id"
         raise ModelError(where, received, "models with one embedding", "choose prefix, or lora")
     both = reads_both_ways(model)
-    if both and virtual.heads is not None and not takes(type(decoder), "past_key_values"):
+    if both and virtual.heads is not None and not takes(decoder, "past_key_values"):
         received = "keys and values before its text, which its layers do not take"
         raise ModelError(where, received, "BERT, RoBERTa, ELECTRA and their kin", "choose prompt, ptuning or lora")
+    hooks: tuple[Any, ...]
+    if both:
+        hooks = hook_encoder(model, virtual)
+    elif is_encoder_decoder(model) and virtual.heads is None:
+        hooks = lay_before_sources(model, virtual)
+    else:
+        before = decoder.register_forward_pre_hook(virtual.before, with_kwargs=True)
+        hooks = (before, decoder.register_forward_hook(virtual.after))
     model.add_module(NAME, virtual)
-    hooks: tuple[Any, ...] = (
-        hook_encoder(model, virtual)
-        if both
-        else (
-            decoder.register_forward_pre_hook(virtual.before, with_kwargs=True),
-            decoder.register_forward_hook(virtual.after),
-        )
-    )
 
     def undo() -> None:
         for hook in hooks:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Virtual tokens of a model that reads both ways: a copy of them inside every text, or keys and values before it.
 
-    embeddings         [p_1 ... p_n, text]: they see the text, and so have other hidden states in each: no parent segment of
-                       all texts can hold them, and every text pays n tokens more
+    embeddings         [p_1 ... p_n, text]: they see the text, so they differ from text to text: no parent segment
+                       of all texts can hold them, and every text pays n tokens more
     keys and values    they see nothing; they stay one parent segment of all texts
 
 As in PEFT, a head that reads a text's first vector reads that of the first virtual token, and positions of words go on
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import DynamicCache
 
-from luthier.kernels.forest import under, within
+from luthier.kernels.inserted import under, within
 from luthier.models.encoders import first_position, takes
 from luthier.models.heads import task_of_model
 from luthier.models.planted import Prefix, planted_now
@@ -77,7 +77,7 @@ def _in_rows(model: Any, virtual: VirtualTokens, given: dict[str, Any]) -> dict[
         given["past_key_values"] = _filled(virtual, rows, model)
         if positions is not None:
             given["position_ids"] = positions + length
-        elif takes(type(model.get_decoder()), "position_ids"):
+        elif takes(model.get_decoder(), "position_ids"):
             words = (given["inputs_embeds"] if ids is None else ids).shape[1]
             given["position_ids"] = torch.arange(start + length, start + length + words, device=device)[None]
         return given

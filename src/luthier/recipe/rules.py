@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.core import registry
 from luthier.core.errors import RecipeError, did_you_mean
+from luthier.recipe.optimizers import entry_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,11 +89,18 @@ RULES = (
         "choose one of these, or remove optim.warmup_steps",
     ),
     Rule(
-        lambda r: r.optim.momentum > 0 and r.optim.optim != "sgd",
+        lambda r: r.optim.momentum > 0 and entry_of(r.optim.optim) != "sgd",
         "optim.momentum",
         "only sgd has it",
         "adamw has adam_beta1",
         "remove optim.momentum, or set optim.optim: sgd",
+    ),
+    Rule(
+        lambda r: r.optim.loraplus_lr_embedding is not None and r.optim.loraplus_lr_ratio is None,
+        "optim.loraplus_lr_embedding",
+        "no optim.loraplus_lr_ratio",
+        "it is a part of LoRA+",
+        "add optim.loraplus_lr_ratio: 16, or write optim.groups: [{parameters: embeddings, learning_rate: 1.0e-6}]",
     ),
     Rule(
         lambda r: (r.data.max_prompt_length or 0) >= r.data.max_length,
@@ -115,6 +123,27 @@ RULES = (
         "1 or more, or -1 for num_train_epochs",
         "set one of these; `luthier train --dry-run` shows a run without training",
     ),
+    Rule(
+        lambda r: r.model.quantization != "none" and r.method["name"] in ("full", "freeze"),
+        "model.quantization",
+        "a quantised base, whose matrices cannot move, with a method that trains them",
+        "methods that train beside the base: lora (QLoRA), adapter, ia3, prefix, prompt, ptuning, norm, bitfit",
+        "set method: lora, or model.quantization: none",
+    ),
+    Rule(
+        lambda r: r.model.bnb_4bit_use_double_quant and r.model.quantization not in ("nf4", "fp4"),
+        "model.bnb_4bit_use_double_quant",
+        "no 4-bit base",
+        "it quantises the scales of nf4 and fp4",
+        "set model.quantization: nf4, or remove it",
+    ),
+    Rule(
+        lambda r: r.model.quantization != "none" and r.train.torch_compile,
+        "train.torch_compile",
+        "a quantised base",
+        "compiled layers need matrices that are there",
+        "remove one of the two",
+    ),
 )
 
 
@@ -122,8 +151,9 @@ def check(recipe: Recipe) -> None:
     """Hold a recipe to the rules.
 
     Raises:
-        RecipeError: It breaks one, or names a tracker that is not there.
+        RecipeError: It breaks one, or names an optimiser or tracker that is not there.
     """
+    entry_of(recipe.optim.optim)
     for rule in RULES:
         if rule.broken(recipe):
             raise RecipeError(rule.where, rule.received, rule.allowed, rule.fix)

@@ -63,7 +63,9 @@ def state_bytes(result: RunResult) -> int:
 
     The optimiser's share is the size of its file in the last checkpoint. Activations and caches are not in it.
     """
-    weights: int = sum(parameter.numel() * parameter.element_size() for parameter in result.model.parameters())
+    from luthier.models.quantized import stored_bytes
+
+    weights = stored_bytes(result.model)
     trained = {id(parameter): parameter for parameter in result.trainable.parameters().values()}.values()
     masters = sum(4 * parameter.numel() for parameter in trained if parameter.element_size() < 4)
     gradients = sum(4 * parameter.numel() for parameter in trained)

@@ -8,10 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from luthier.core.types import Judged, Message
-from luthier.data.branches import Grown, branches, grown
+from luthier.data.branches import branches, grown
 from luthier.data.faults import RowFault
-from luthier.data.fill import render
+from luthier.data.kinds.plain import texts as render
 from luthier.data.prepare import open_context
+from luthier.data.store import Row
 from luthier.data.tokens import encode
 from luthier.recipe.schema import Data
 
@@ -33,14 +34,14 @@ def row(prompt, answers, grades=None) -> Judged:
     return Judged(prompt=question(*prompt), answers=tuple(map(answer, answers)), grades=grades)
 
 
-def grow(tokenizer, judged: Judged, **keys) -> Grown | RowFault:
+def grow(tokenizer, judged: Judged, **keys) -> Row | RowFault:
     data = Data(train="x", **keys)
     context = open_context(data, tokenizer, lambda _: None)
     encodings = encode(context.vocabulary, render(context, branches(judged)))
     return grown(judged, encodings, data, context.vocabulary.bos)
 
 
-def parts(found: Grown) -> tuple[list[int], list[list[int]], list[list[int]]]:
+def parts(found: Row) -> tuple[list[int], list[list[int]], list[list[int]]]:
     """Tokens of the prompt and of each answer, and the scored ones of each answer."""
     place = len(found.ids) - sum(found.answers)
     prompt, ids, scored = found.ids[:place].tolist(), [], []
@@ -62,7 +63,7 @@ def test_branches_of_messages_equal_what_a_server_sees(any_tokenizer, prompt, an
     template = None if any_tokenizer.chat_template else "zephyr"
     judged = row(prompt, answers)
     found = grow(any_tokenizer, judged, **({"chat_template": template} if template else {}))
-    assert isinstance(found, Grown)
+    assert isinstance(found, Row)
     context = open_context(Data(train="x", chat_template=template or "auto"), any_tokenizer, lambda _: None)
     shared, ids, scored = parts(found)
     for text, own, marked in zip(answers, ids, scored, strict=True):
@@ -113,7 +114,7 @@ def test_identical_answers(qwen):
     assert str(fault) == "identical answers (1 and 2, with different grades)"
     fault = grow(qwen, row(["q"], ["x", "same", "y", "same"], (1.0, 2.0, 3.0, 4.0)))
     assert str(fault) == "identical answers (2 and 4, with different grades)"
-    assert isinstance(grow(qwen, row(["q"], ["x", "same", "same"], (1.0, 2.0, 2.0))), Grown)
+    assert isinstance(grow(qwen, row(["q"], ["x", "same", "same"], (1.0, 2.0, 2.0))), Row)
 
 
 def test_an_answer_that_the_other_begins_with(qwen):

@@ -65,7 +65,7 @@ def test_several_sources_with_and_without_scores(write, prepared):
 
 
 def test_one_kind_of_rows(write, prepared):
-    with pytest.raises(DataError, match="some sources hold judged answers, and some do not"):
+    with pytest.raises(DataError, match=r"data\.train: rows of different kinds: judged, plain; one kind a run"):
         prepared([write(*PAIRS), write({"instruction": "q", "output": "a"}, name="sft.jsonl")])
 
 

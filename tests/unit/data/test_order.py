@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from luthier.core.errors import DataError
 from luthier.data import Batches, eval_batches
 from luthier.data.rows import Rows
-from luthier.data.store import Store, Writer
+from luthier.data.store import Row, Store, Writer
 from luthier.recipe.schema import Data, Train
 
 LENGTHS = np.random.default_rng(1).integers(2, 60, 101)
@@ -26,8 +26,8 @@ def rows(tmp_path_factory) -> Rows:
     found = []
     for name, lengths in (("a", LENGTHS[:60]), ("b", LENGTHS[60:])):
         with Writer(folder / name) as writer:
-            ids = [np.full(n, i, np.int32) for i, n in enumerate(lengths)]
-            writer.add(ids, [np.ones(n, bool) for n in lengths], range(len(lengths)), 0)
+            some = [Row(ids=np.full(n, i, np.int32), scored=np.ones(n, bool)) for i, n in enumerate(lengths)]
+            writer.add(some, range(len(lengths)), 0)
             writer.commit({"parts": [name]})
         found.append(Store(folder / name))
     return Rows(found)

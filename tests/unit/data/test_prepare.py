@@ -12,6 +12,7 @@ import pytest
 
 from luthier.core.errors import DataError
 from luthier.data import fill, prepare
+from luthier.data.kinds import plain
 from luthier.recipe.schema import Data
 
 GOOD = [{"instruction": f"What is {i} + 2?", "output": f"It is {i + 2}."} for i in range(100)]
@@ -200,7 +201,7 @@ def never_again(monkeypatch):
         def fail(*_):
             raise AssertionError("tokenised again")
 
-        monkeypatch.setattr(fill, "encode", fail)
+        monkeypatch.setattr(plain, "encode", fail)
 
     return _never
 

@@ -10,7 +10,8 @@ import pytest
 from luthier.core.errors import DataError
 from luthier.data.pack import best_fit, fill
 
-SHARED = Path(__file__).parents[4] / "shared"
+HERE = Path(__file__)
+SHARED = next((folder / "shared" for folder in HERE.parents[3:] if (folder / "shared" / "data").is_dir()), HERE)
 DATA, TOKENIZERS = SHARED / "data", SHARED / "models" / "tokenizers"
 
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="no published files beside the checkout")

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from luthier.core import registry
 from luthier.core.types import Completion, Conversation, Message, Text
 from luthier.data.faults import RowFault
-from luthier.data.fill import Context, render
+from luthier.data.fill import Context
+from luthier.data.kinds.plain import texts as render
 from luthier.data.render import CHANGES_EARLIER_TURNS, Renderer
 from luthier.data.template import ChatTemplate, resolve
 from luthier.data.tokens import Tokens, encode

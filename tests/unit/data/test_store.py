@@ -16,16 +16,20 @@ import pytest
 from luthier.core.errors import DataError
 from luthier.data import store
 from luthier.data.rows import Rows
-from luthier.data.store import Store, Writer, whole
+from luthier.data.store import Row, Store, Writer, whole
 
 ROWS = [np.arange(n, dtype=np.int32) for n in (3, 1, 5)]
 SCORED = [np.arange(n) > 0 for n in (3, 1, 5)]
 
 
-def write(folder, rows=ROWS, scored=SCORED) -> None:
+def rows_of(ids=ROWS, scored=SCORED) -> list[Row]:
+    return [Row(ids=one, scored=of) for one, of in zip(ids, scored, strict=True)]
+
+
+def write(folder) -> None:
     with Writer(folder) as writer:
-        writer.add(rows[:2], scored[:2], [1, 2], 0)
-        writer.add(rows[2:], scored[2:], [9], 1)
+        writer.add(rows_of()[:2], [1, 2], 0)
+        writer.add(rows_of()[2:], [9], 1)
         writer.commit({"parts": ["one", "two"]})
 
 
@@ -52,7 +56,7 @@ def test_rows_are_read_only_and_mapped(tmp_path):
 
 def test_nothing_is_seen_without_commit(tmp_path):
     with Writer(tmp_path / "x") as writer:
-        writer.add(ROWS, SCORED, [1, 2, 3], 0)
+        writer.add(rows_of(), [1, 2, 3], 0)
         assert not whole(tmp_path / "x")
     assert list(tmp_path.iterdir()) == []
 
@@ -60,7 +64,7 @@ def test_nothing_is_seen_without_commit(tmp_path):
 def test_an_error_leaves_nothing(tmp_path):
     def failing() -> None:
         with Writer(tmp_path / "x") as writer:
-            writer.add(ROWS, SCORED, [1, 2, 3], 0)
+            writer.add(rows_of(), [1, 2, 3], 0)
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -80,7 +84,8 @@ if when in ("fsync", "replace"):
 if when == "json":
     store.json.dump = die
 with store.Writer(folder) as writer:
-    writer.add([np.arange(1000, dtype=np.int32)] * 50, [np.ones(1000, bool)] * 50, range(50), 0)
+    row = store.Row(ids=np.arange(1000, dtype=np.int32), scored=np.ones(1000, bool))
+    writer.add([row] * 50, range(50), 0)
     if when == "add":
         die()
     writer.commit({"parts": ["one"]})
@@ -114,7 +119,7 @@ def test_what_living_processes_write_is_left_alone(tmp_path):
 
 def test_two_processes_write_the_same_store(tmp_path):
     with Writer(tmp_path / "x") as slow:
-        slow.add(ROWS, SCORED, [1, 2, 3], 0)
+        slow.add(rows_of(), [1, 2, 3], 0)
         slow.writing.rename(tmp_path / "aside")
         write(tmp_path / "x")
         (tmp_path / "aside").rename(slow.writing)
@@ -142,4 +147,4 @@ def test_a_full_disk_is_told(tmp_path, monkeypatch):
         with pytest.raises(
             DataError, match=r"cannot be written \(No space left on device\); free some space, or set LUTH"
         ):
-            writer.add(ROWS, SCORED, [1, 2, 3], 0)
+            writer.add(rows_of(), [1, 2, 3], 0)

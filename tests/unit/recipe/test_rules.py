@@ -20,9 +20,13 @@ BROKEN = [  # one for each rule, in the table's order
     ["train.max_steps=10", "optim.warmup_steps=11"],
     ["optim.lr_scheduler_type=constant", "optim.warmup_steps=1"],
     ["optim.momentum=0.9"],
+    ["optim.loraplus_lr_embedding=1e-6"],
     ["data.max_length=512", "data.max_prompt_length=512"],
     ["objective={name: dpo, reference: runs/x/adapter}", "output_dir=./runs/x"],
     ["train.max_steps=0"],
+    ["model.quantization=nf4", "method=full"],
+    ["model.quantization=int8", "model.bnb_4bit_use_double_quant=true"],
+    ["model.quantization=nf4", "train.torch_compile=true"],
 ]
 
 
@@ -52,6 +56,7 @@ def test_rule(rule, words):
         ["objective=dpo", "output_dir=."],
         ["objective={name: dpo, reference: runs/sft}", "output_dir=runs"],
         ["train.report_to=[tensorboard, wandb]"],
+        ["model.quantization=fp4", "model.bnb_4bit_use_double_quant=true", "method=ia3"],
     ],
 )
 def test_good_combinations(words):

@@ -18,7 +18,7 @@ Numbered = tuple[int, dict[str, Any] | RowFault]
 
 def json_lines(path: Path, where: str) -> Iterator[Numbered]:
     """Yield the rows of a file with one JSON value a line; a broken line is a fault of that row alone."""
-    for number, text in _lines(path, where):
+    for number, text in text_of_lines(path, where):
         if isinstance(text, RowFault):
             yield number, text
             continue
@@ -35,7 +35,7 @@ def json_lines(path: Path, where: str) -> Iterator[Numbered]:
 
 def text_lines(path: Path, where: str) -> Iterator[Numbered]:
     """Yield the lines of a text file as rows with a ``text`` column."""
-    for number, text in _lines(path, where):
+    for number, text in text_of_lines(path, where):
         yield number, text if isinstance(text, RowFault) else {"text": text.rstrip("\r\n")}
 
 
@@ -50,14 +50,14 @@ def as_row(value: Any) -> dict[str, Any] | RowFault:
     return RowFault("a row is not an object", kind_of(value))
 
 
-def _lines(path: Path, where: str) -> Iterator[tuple[int, str | RowFault]]:
-    """Yield each line that is not blank, with its number from 1."""
+def text_of_lines(path: Path, where: str, *, blank: bool = False) -> Iterator[tuple[int, str | RowFault]]:
+    """Yield each line, with its number from 1; blank ones only where they are asked for."""
     with opened(path) as file:
         skip = check_head(where, file.read(WINDOW))
         file.seek(skip)
         offset = skip
         for number, line in enumerate(file, 1):
-            if not line.isspace():
+            if blank or not line.isspace():
                 try:
                     yield number, line.decode("utf-8")
                 except UnicodeDecodeError as error:

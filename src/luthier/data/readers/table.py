@@ -6,7 +6,8 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import DataError
 from luthier.data.faults import RowFault
@@ -21,32 +22,66 @@ if TYPE_CHECKING:
 BATCH = 512  # rows of a Parquet file held as Python objects
 
 
-def delimited(path: Path, where: str) -> Iterator[Numbered]:
+def delimited(path: Path, where: str, *, header: bool = True, quoted: bool = True) -> Iterator[Numbered]:
     """Yield the rows of a CSV or TSV file below its header, numbered from 1.
 
-    A row with more or fewer fields than the header is a fault.
+    A row with more or fewer fields than the first one is a fault.
+
+    Args:
+        path: The file.
+        where: What messages call it.
+        header: Whether its first line names the columns; else they are called "0", "1" ...
+        quoted: Whether a field in quotes may hold tabs, commas and line breaks; else quotes are characters like others.
+
+    Raises:
+        DataError: The file is no UTF-8, or a quote does not close.
     """
-    # the default limit of 131,072 characters a field is below one long document; the setting is global to the process
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     with opened(path) as file:
         head = file.read(WINDOW)
         skip = check_head(where, head)
         file.seek(skip)
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-        reader = csv.reader(text, delimiter=_delimiter(path, head[skip:]), strict=True)
+        reader = _reader(text, _delimiter(path, head[skip:]), quoted)
         try:
-            header = [name.strip() for name in next(reader, [])]
-            for number, fields in enumerate(filter(None, reader), 1):
-                if len(fields) == len(header):
-                    yield number, dict(zip(header, fields, strict=True))
+            first: list[str] = next(reader, [])
+            names = [name.strip() for name in first] if header else [str(place) for place in range(len(first))]
+            what = "the header" if header else "the first row"
+            for number, fields in enumerate(filter(None, reader if header else chain([first], reader)), 1):
+                if len(fields) == len(names):
+                    yield number, dict(zip(names, fields, strict=True))
                 else:
-                    yield number, RowFault("not as many fields as the header", f"{len(fields)} for {len(header)}")
+                    yield number, RowFault(f"not as many fields as {what}", f"{len(fields)} for {len(names)}")
         except UnicodeDecodeError as error:
             raise _bad_byte(path, where, error) from None
         except csv.Error as error:
             raise DataError(
                 f"{where}, line {reader.line_num}", str(error), "CSV with quoted fields", "mend the line"
             ) from None
+
+
+def is_quoted(path: Path) -> bool:
+    """Whether a TSV file quotes fields as CSV does: read so, all its rows have equally many fields.
+
+    Most TSV files quote nothing, and a sentence in them may begin with a quotation mark. Reads the whole file.
+    """
+    with opened(path) as file:
+        head = file.read(WINDOW)
+        if b'"' not in head and not any(b'"' in line for line in file):
+            return False
+        file.seek(0)
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="")
+        try:
+            return len({len(fields) for fields in _reader(text, _delimiter(path, head), True) if fields}) == 1
+        except csv.Error:
+            return False
+
+
+def _reader(text: io.TextIOWrapper, delimiter: str, quoted: bool) -> Any:
+    # the default limit of 131,072 characters a field is below one long document; the setting is global to the process
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    if quoted:
+        return csv.reader(text, delimiter=delimiter, strict=True)
+    return csv.reader(text, delimiter=delimiter, quoting=csv.QUOTE_NONE)
 
 
 def parquet(path: Path, where: str) -> Iterator[Numbered]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from luthier.recipe.dialects import _optim
 from luthier.recipe.dialects._draft import OFF, Only
 from luthier.recipe.text import said
 
@@ -119,25 +120,12 @@ READ = (
 )
 KEYS = (*PLACES, *ONLY, *IDLE, *READ)
 
-_ADAMW = "write adamw_torch: the states of AdamW are float32 here"
-OPTIMISERS = {
-    "adamw": "adamw",
-    "adamw_hf": "adamw",
-    "adamw_torch": "adamw_torch",
-    "adamw_torch_fused": "adamw_torch_fused",
-    "paged_adamw": "adamw",
-    "paged_adamw_32bit": "adamw",
-    "sgd": "sgd",
-    "adafactor": "adafactor",
-}
 SHAPES = {name: name for name in ("linear", "cosine", "constant", "constant_with_warmup")}
 
 
 def training(draft: Draft) -> None:
     """Read what a table cannot say of `TrainingArguments`."""
-    draft.choose("optim", "optim.optim", OPTIMISERS, _ADAMW)
-    if str(draft.given.get("optim")).startswith("paged_"):
-        draft.note(f"optim {draft.given['optim']}: the same numbers as adamw; its states are not paged here")
+    _optim.optimiser(draft, "optim")
     draft.choose("lr_scheduler_type", "optim.lr_scheduler_type", SHAPES, "choose one, as in lr_scheduler_type: cosine")
     warm_up(draft)
     trackers(draft)

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adaption prompts: trained vectors that attention sees beside its tokens, with a softmax and a gate of their own.
+
+    attention(Q, K, V) + g softmax(Q K_p^T / sqrt(D)) V_p        K_p, V_p: the prompt through the layer's own k and v
+
+The query is the one that the layer asks its tokens with, so the term is added where transformers hands queries to an
+attention function: the layer's module reads a configuration that names this function, which calls the one that was
+named before and adds. So it is one code for a forest, a plain forward and a step of `generate`; a token's term hangs
+on its own query alone, whoever else is in the batch.
+
+Shapes: B rows, L tokens of a row, H query heads, G key heads, D head size, n prompt tokens, W hidden.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.pytorch_utils import Conv1D
+
+from luthier.models.planted import Attended, planted_now
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NAME = "luthier_adaption"
+CHILD = "adaption"  # the prompt's name in its attention module
+
+
+class AdaptionPrompt(nn.Module):
+    """One layer's prompt and gate.
+
+    Args:
+        attention: The layer's attention module; see :func:`reads_prompts`.
+        length: n.
+        late: Whether the term is added behind the attention module, past its last linear: PEFT does so for GPT-2.
+
+    Attributes:
+        active: Off, the layer computes what it does without.
+        asked: Whether the attention has come by since it was set to False.
+    """
+
+    def __init__(self, attention: nn.Module, length: int, late: bool = False) -> None:
+        super().__init__()
+        self.reader, self.late = (attention,), late  # in a tuple: the prompt stands in the module, not around it
+        self.active, self.asked = True, False
+        self.waiting: torch.Tensor | None = None
+        weight: Any = _linears(attention)[0].weight
+        width = weight.shape[0] if isinstance(_linears(attention)[0], Conv1D) else weight.shape[1]
+        # float32 also beside a bfloat16 base: updates below 2^-8 of a number would vanish otherwise.
+        how: Any = {"dtype": torch.promote_types(weight.dtype, torch.float32), "device": weight.device}
+        self.adaption_prompt = nn.Parameter(torch.randn(1, length, width, **how))
+        self.adaption_gate = nn.Parameter(torch.zeros(1, **how))
+
+    def term(self, query: torch.Tensor, scaling: float) -> torch.Tensor:
+        """g softmax(Q K_p^T scaling) V_p, [B, L, H, D].
+
+        Args:
+            query: As the layer asks its tokens, [B, H, L, D].
+            scaling: Of its scores.
+        """
+        key, value = self._read(query.dtype, query.shape[-1])
+        groups = query.shape[1] // key.shape[0]
+        key, value = key.repeat_interleave(groups, 0), value.repeat_interleave(groups, 0)
+        if (now := planted_now()) is not None:
+            now.attended.append(
+                Attended(
+                    heads=query.shape[1],
+                    key_size=key.shape[-1],
+                    value_size=value.shape[-1],
+                    query_trains=query.requires_grad,
+                    key_trains=key.requires_grad,
+                    value_trains=value.requires_grad,
+                    apart=key.shape[1],
+                )
+            )
+        seen = torch.softmax(scaling * (query @ key.transpose(-1, -2)), -1, dtype=torch.float32)
+        return ((self.adaption_gate * seen).to(query.dtype) @ value).transpose(1, 2)
+
+    def pass_products(self) -> int:
+        """Multiply-adds of reading keys and values from the prompt, forward and backward (`engine.flops`)."""
+        matrices: list[Any] = [part.weight for part in _linears(self.reader[0])]
+        return 2 * self.adaption_prompt.shape[1] * sum(matrix.numel() for matrix in matrices)
+
+    def _read(self, dtype: torch.dtype, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """K_p and V_p, [G, n, D], by the layer's linears for both: neither rotated nor normed, as in PEFT."""
+        parts, prompt = _linears(self.reader[0]), self.adaption_prompt[0].to(dtype)
+        if len(parts) == 1:  # GPT-2's one linear for query, key and value
+            _, key, value = parts[0](prompt).chunk(3, -1)
+        else:
+            key, value = (F.linear(prompt, part.weight, part.bias) for part in parts)  # type: ignore[arg-type]
+        heads = key.shape[-1] // size
+        return key.unflatten(-1, (heads, -1)).transpose(0, 1), value.unflatten(-1, (heads, -1)).transpose(0, 1)
+
+
+class _Named:
+    """A configuration that is what it stands for, but for the name of the attention."""
+
+    _attn_implementation = NAME
+
+    def __init__(self, behind: Any) -> None:
+        self.behind = behind
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "behind" or name.startswith("__"):  # while it is copied there is nothing behind it
+            raise AttributeError(name)
+        return getattr(self.behind, name)
+
+
+def reads_prompts(attention: nn.Module) -> bool:
+    """Whether a module is an attention whose keys and values can be read from a prompt.
+
+    It has linears of their own for both (`k_proj`, `v_proj`), or GPT-2's `c_attn`, and asks its configuration for the
+    attention function.
+    """
+    return hasattr(attention, "config") and bool(_linears(attention))
+
+
+def attach(attention: nn.Module, length: int, late: bool = False) -> tuple[AdaptionPrompt, Callable[[], None]]:
+    """Let an attention module see a prompt.
+
+    Args:
+        attention: See :func:`reads_prompts`; changed in place.
+        length: n.
+        late: See :class:`AdaptionPrompt`.
+
+    Returns:
+        The prompt, and what takes it away again.
+    """
+    module: Any = attention
+    prompt, config = AdaptionPrompt(attention, length, late), module.config
+    module.add_module(CHILD, prompt)
+    module.config = _Named(config)
+    hook = module.register_forward_hook(_behind) if late else None
+
+    def undo() -> None:
+        delattr(module, CHILD)
+        module.config = config
+        if hook is not None:
+            hook.remove()
+
+    return prompt, undo
+
+
+def _behind(attention: Any, _: Any, output: Any) -> Any:
+    prompt: AdaptionPrompt = getattr(attention, CHILD)
+    waiting, prompt.waiting = prompt.waiting, None
+    return output if waiting is None else (output[0] + waiting, *output[1:])
+
+
+def _attend(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Any,
+    scaling: float | None = None,
+    **other: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What transformers calls: [B, H, L, D] in, [B, L, H, D] out."""
+    prompt: AdaptionPrompt = getattr(module, CHILD)
+    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    function: Any = ALL_ATTENTION_FUNCTIONS.get_interface(module.config.behind._attn_implementation, eager)
+    out, weights = function(module, query, key, value, attention_mask, scaling=scaling, **other)
+    prompt.asked = True
+    if prompt.active:
+        term = prompt.term(query, query.shape[-1] ** -0.5 if scaling is None else scaling)
+        if prompt.late:
+            prompt.waiting = term.flatten(-2)
+        else:
+            out = out + term
+    return out, weights
+
+
+def _linears(attention: nn.Module) -> tuple[nn.Module, ...]:
+    """Those for keys and values, or the one for all three; none where they are not known."""
+    pair = getattr(attention, "k_proj", None), getattr(attention, "v_proj", None)
+    if isinstance(pair[0], nn.Linear) and isinstance(pair[1], nn.Linear):
+        return pair[0], pair[1]
+    whole = getattr(attention, "c_attn", None)
+    if isinstance(whole, Conv1D) and whole.weight.shape[1] == 3 * whole.weight.shape[0]:
+        return (whole,)
+    return ()
+
+
+AttentionInterface.register(NAME, _attend)
