@@ -12,7 +12,8 @@ import numpy as np
 from luthier.core.types import Segment, Tree
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from transformers import PreTrainedModel
 
@@ -77,6 +78,27 @@ def pair(source: Sequence[int], *targets: Sequence[int]) -> Tree:
     ids = [np.array(some, np.int32) for some in (source, *targets)]
     segments = tuple(Segment(ids=some, scored=np.full(len(some), place > 0)) for place, some in enumerate(ids))
     return Tree(segments=segments, parents=(-1, *[0] * len(targets)))
+
+
+def save_words(folder: Path, texts: Iterable[str], *, begins: bool = False) -> int:
+    """Train a tokenizer of whole words and write it; T5's template (text eos), or BART's (bos text eos).
+
+    Returns:
+        Its number of words.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = ["<pad>", "</s>", "<unk>", "<s>"]
+    made.train_from_iterator(texts, trainers.WordLevelTrainer(special_tokens=special, vocab_size=2000))
+    template = "<s> $A </s>" if begins else "$A </s>"
+    made.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("<s>", 3), ("</s>", 1)])
+    names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>", "bos_token": "<s>" if begins else None}
+    words = PreTrainedTokenizerFast(tokenizer_object=made, **names)
+    words.save_pretrained(folder)
+    return len(words)
 
 
 def some_pairs(many: int, seed: int = 0, longest: int = 12) -> list[Tree]:

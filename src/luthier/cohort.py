@@ -132,7 +132,7 @@ def train_together(
                 entries.append(entry)
         if not entries:
             return
-        given = _Given(base=load_base(first, say).requires_grad_(False), say=say, callbacks=callbacks)
+        given = _Given(base=load_base(first, None, say).requires_grad_(False), say=say, callbacks=callbacks)
         most = STACKED.get(device.type, 0)
         threads = stack.enter_context(fitting_threads(given.base))
         stack.enter_context(machine.kept_pages())

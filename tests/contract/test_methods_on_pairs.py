@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 METHODS = list(registry.entries("methods"))
 KEYS: dict[tuple[str, str], dict[str, Any]] = {("bitfit", "T5"): {"add_biases": True}}  # T5 has none
 RATES = {"prompt": 0.3, "prefix": 0.1, "ptuning": 0.01, "norm": 2e-2, "ia3": 2e-2, "adapter": 2e-2}
-# Methods for decoders of one form, and how they say so.
-REFUSED: dict[str, str] = {}
+# Methods for decoders alone, and how they say so.
+REFUSED = {"llama_adapter": "an encoder-decoder"}
 families = pytest.mark.parametrize("family", ["T5", "BART"])
 each = pytest.mark.parametrize("name", METHODS)
 

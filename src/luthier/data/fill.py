@@ -223,11 +223,11 @@ def _write(chunk: _Chunk, made: Sequence[list[Row] | RowFault], account: Account
         for row in rows:
             account.windows += 1
             account.cut_tokens += row.cut
-            account.lost_words += row.lost
+            account.lost += row.lost
             account.tokens += len(row.ids)
             account.scored_tokens += int(np.count_nonzero(row.scored))
             account.labelled += int(np.count_nonzero(row.labels >= 0)) if row.labels is not None else 0
-            account.answers += len(row.answers or ())
+            account.answers += len(row.grades)
         kept += rows
         numbers += [number] * len(rows)
     writer.add(kept, numbers, chunk.index)

@@ -45,13 +45,13 @@ class Account:
         read: Examples in them, good or bad: one a row, but for formats whose rows hold several.
         kept: Examples that train.
         windows: Trees of the kept examples: more than those where long ones are cut into windows.
-        answers: Judged answers of the kept examples, texts that belong together, or targets; 0 where there are none.
+        answers: Judged answers of the kept examples, or texts that belong together; 0 where there are none.
         truncated: Examples among the kept ones that were cut at ``max_length``; judged ones at their prompt's start.
         tokens: Tokens of the kept rows.
         scored_tokens: Tokens among them whose log-probability is trained.
         cut_tokens: Tokens that truncation cut away.
         labelled: Tokens with a label: words with a tag, or tokens that an answer may begin and end with.
-        lost_words: Tagged words of which the tokenizer leaves no token.
+        lost: Tagged words of which the tokenizer leaves no token; answers that no window holds whole.
         refused: Reason -> rows.
         notes: What the token gate found worth knowing.
     """
@@ -71,7 +71,7 @@ class Account:
     scored_tokens: int = 0
     cut_tokens: int = 0
     labelled: int = 0
-    lost_words: int = 0
+    lost: int = 0
     refused: dict[str, Refusal] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -103,7 +103,7 @@ class Account:
         """Say what was kept: rows, their windows and answers where they have such, and tokens."""
         things = "rows" if self.read == self.rows else f"examples in {self.rows:,} rows"
         windows = f", {self.windows:,} windows" if self.windows > self.kept else ""
-        branches = {"texts": "texts", "source_target": "targets"}.get(self.kind, "answers")
+        branches = "texts" if self.kind == "texts" else "answers"
         answers = f", {self.answers:,} {branches}" if self.answers else ""
         scored = f", {self.scored_tokens:,} scored" if self.scored_tokens else ""
         labelled = f", {self.labelled:,} labelled" if self.labelled else ""
@@ -115,8 +115,10 @@ class Account:
         if self.truncated:
             share = self.cut_tokens / max(1, self.cut_tokens + self.tokens)
             lines.append(f"{self.truncated:,} cut at max_length; {self.cut_tokens:,} tokens ({share:.1%}) are not seen")
-        if self.lost_words:
-            lines.append(f"{self.lost_words:,} words have no token of their own; their tags are not seen")
+        if self.lost and self.kind == "question":
+            lines.append(f"{self.lost:,} answers stand whole in no window, so all windows say that there is none")
+        elif self.lost:
+            lines.append(f"{self.lost:,} words have no token of their own; their tags are not seen")
         return lines + self.notes
 
     @classmethod

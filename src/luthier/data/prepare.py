@@ -45,12 +45,16 @@ class Prepared:
         rows: Every row that was kept.
         ledger: What became of the others.
         chat_template: Jinja text to save with the model, or None where there is none.
+        context: What made their tokens.
+        openings: Their sources.
         labels: What rows can be labelled with, with how often each stands in the training rows; None for other rows.
     """
 
     rows: Rows
     ledger: Ledger
     chat_template: str | None
+    context: Context
+    openings: tuple[Opening, ...]
     labels: Labels | None = None
 
     def digest(self) -> str:
@@ -121,7 +125,14 @@ def prepare(
     rows = Rows(stores)
     if labels is not None and which == "train":
         labels = counted(labels, rows)
-    return Prepared(rows=rows, ledger=Ledger(which=which, accounts=accounts), chat_template=template, labels=labels)
+    return Prepared(
+        rows=rows,
+        ledger=Ledger(which=which, accounts=accounts),
+        chat_template=template,
+        context=context,
+        openings=tuple(openings),
+        labels=labels,
+    )
 
 
 def open_context(data: Data, tokenizer: Any, say: Say, task: Task = "CAUSAL_LM") -> Context:
@@ -208,8 +219,8 @@ def _stored(context: Context, opening: Opening) -> Store:
     if whole(folder):
         return Store(folder)
     name, kind = kind_of_rows(reading.kind, context.task)
-    read = {"format": reading.format, "columns": reading.columns, "unused": list(reading.unused)}
-    account = Account(source=source.path, kind=name, **read)
+    account = Account(source=source.path, format=reading.format, kind=name, columns=reading.columns)
+    account.unused += reading.unused
     with Writer(folder, branched=kind.BRANCHED, told=kind.arrays(context, frozenset(reading.columns))) as writer:
         fill(context, opening.parts, reading, account, writer, max_rows=source.max_rows)
         if not writer.rows:

@@ -69,8 +69,10 @@ class Row:
         labels: Class of each token, int32 of shape [L]; None where no token of such rows has one.
         types: Which text each token belongs to, int8 of shape [L]; None where that is never told.
         targets: What is true of the whole row.
+        places: Where each token stands in the encoding of the whole row, int64 of shape [L], for rows that are read and
+            not written; it is not stored, but made again where it is asked for (`data/originals.py`).
         cut: Tokens that it lost to ``max_length``.
-        lost: Words of it that became no token.
+        lost: Words of it that became no token; 1 for the first window of an answer that no window holds whole.
     """
 
     ids: Array
@@ -81,6 +83,7 @@ class Row:
     labels: Array | None = None
     types: Array | None = None
     targets: tuple[float, ...] = ()
+    places: Array | None = None
     cut: int = 0
     lost: int = 0
 

@@ -26,12 +26,14 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 
+from luthier.engine.flops_pairs import per_pair, run_pair, split
 from luthier.kernels.lowrank import multiply_adds
 from luthier.models.backbone import hidden_states
+from luthier.models.heads import task_of_model
 from luthier.models.planted import NAME, planted
 from luthier.models.probe import probe_forest
+from luthier.models.source_target import is_encoder_decoder
 from luthier.models.targets import is_linear
-from luthier.models.values import value_head
 from luthier.models.virtual import num_virtual, virtual_of
 
 if TYPE_CHECKING:
@@ -96,7 +98,6 @@ def count_rates(model: PreTrainedModel) -> Rates:
     Args:
         model: With its method applied: what trains has `requires_grad`.
     """
-    forest = probe_forest(model)
     layers: list[tuple[int, float]] = []
     devices = [model.device] if model.device.type == "cuda" else []
     with ExitStack() as stack:
@@ -105,13 +106,27 @@ def count_rates(model: PreTrainedModel) -> Rates:
         if any(module._compiled_call_impl is not None for module in model.modules()):
             stack.enter_context(torch.compiler.set_stance("force_eager"))  # compiled layers have no hooks
         stack.enter_context(_watched(model, layers))
-        reached, per_pair, apart = _forward(model, forest)
+        if is_encoder_decoder(model):
+            return _of_pairs(model, layers)
+        forest = probe_forest(model)
+        reached, pairs, apart = _forward(model, forest)
     virtual, found = num_virtual(model), virtual_of(model)
     passed = forest.num_tokens + (virtual if found is not None and found.heads is None else 0)
     return Rates(
-        per_token=2.0 * (sum(rows * products for rows, products in layers) / passed + per_pair * virtual + apart),
+        per_token=2.0 * (sum(rows * products for rows, products in layers) / passed + pairs * virtual + apart),
         per_scored=2.0 * _head_products(model, reached),
-        per_pair=2.0 * per_pair,
+        per_pair=2.0 * pairs,
+        per_pass=2.0 * sum(module.pass_products() for module in model.modules() if isinstance(module, PassCost)),
+    )
+
+
+def _of_pairs(model: PreTrainedModel, layers: list[tuple[int, float]]) -> Rates:
+    reached = run_pair(model)
+    source, target = split(model, layers)
+    return Rates(
+        per_token=2.0 * source,
+        per_scored=2.0 * (target - source + _head_products(model, reached)),
+        per_pair=2.0 * per_pair(model, reached),
         per_pass=2.0 * sum(module.pass_products() for module in model.modules() if isinstance(module, PassCost)),
     )
 
@@ -190,8 +205,8 @@ def _stacked(module: torch.nn.Module) -> list[torch.nn.Parameter]:
 
 def _head_products(model: PreTrainedModel, reached: bool) -> int:
     """Multiply-adds of the head for each scored token."""
-    if value_head(model) is not None:
-        return 0  # H for each text, where a layer has 12 H^2 for each token
+    if task_of_model(model) not in ("CAUSAL_LM", "SEQ_2_SEQ_LM"):
+        return 0  # a few H for each text, where a layer has 12 H^2 for each token
     head: Any = model.get_output_embeddings()
     if isinstance(head, Updated):
         base: Any = head.base_layer

@@ -18,6 +18,7 @@ import torch
 from luthier.core.errors import Interrupted, RunStopped
 from luthier.engine import checkpoint, metrics, schedule
 from luthier.engine._callback import Watchers
+from luthier.engine.best import check_metric, is_better, metric_of
 from luthier.engine.failures import loss_not_finite, memory_as_failure, other_data, other_world, weights_not_finite
 from luthier.engine.machine import made_with
 from luthier.engine.optim import build_optimizer, clip, set_learning_rate
@@ -68,7 +69,8 @@ def begin(work: Work, *, resume: bool) -> State:
 
     Raises:
         RunFailed: There are checkpoints, and none is whole or fits.
-        UserError: The rows are others than those that the checkpoint was trained on.
+        UserError: The rows are others than those that the checkpoint was trained on, or evaluations do not have
+            `train.metric_for_best_model`.
     """
     masters = masters_of(work.recipe, work.trainable)
     optimizer = build_optimizer(work.recipe.optim, work.trainable, masters.twins)
@@ -78,6 +80,7 @@ def begin(work: Work, *, resume: bool) -> State:
         checkpoint.sweep(work.checkpoints)
     progress, random = _restore(work, masters, optimizer, random) if resume else (Progress(), random)
     work.ranks.check_same(masters.kept, "before the first step")
+    check_metric(work)
     if work.ranks.first:
         metrics.cut(work.folder, progress.step)
     watchers = Watchers(work.callbacks, work.say)
@@ -155,6 +158,7 @@ def update(work: Work, state: State, result: StepResult, spent: tuple[float, flo
     progress.tokens += result.tokens
     progress.scored_tokens += result.scored_tokens
     progress.pairs += result.pairs
+    progress.padding += result.padding
     progress.passes += result.passes
     progress.seconds += seconds
     progress.cpu_seconds += spent[1] + (time.process_time() - cpu) * work.ranks.world  # all make the same update
@@ -198,15 +202,16 @@ def evaluate(work: Work, state: State) -> bool:
     if work.ranks.first:
         metrics.append(work.folder, record)
     state.watchers.tell("on_evaluate", record)
-    if math.isfinite(values["loss"]) and values["loss"] < progress.best.get("loss", math.inf):
+    if is_better(train, values, progress.best):
         progress.best, progress.best_step, progress.waited = values, progress.step, 0
         return True
     progress.waited += 1
     progress.ended = 0 < train.early_stopping_patience <= progress.waited
     if progress.ended:
-        best = f"{progress.best['loss']:.4f} after step {progress.best_step}" if progress.best else "never finite"
+        name = metric_of(train)
+        told = f"{progress.best[name]:.4f} after step {progress.best_step}" if progress.best else "never finite"
         work.say(
-            f"stopping early after step {progress.step}: {progress.waited} evaluations without a better loss ({best})"
+            f"stopping early after step {progress.step}: {progress.waited} evaluations without a better {name} ({told})"
         )
     return False
 
@@ -256,7 +261,9 @@ def choose(work: Work, state: State) -> None:
     checkpoint.load_parameters(work.checkpoints / f"{checkpoint.PREFIX}{progress.best_step}", state.masters.kept)
     state.masters.publish()
     progress.evaluation = progress.best
-    work.say(f"the result is the model after step {progress.best_step}, with the lowest evaluation loss")
+    name = metric_of(work.recipe.train)
+    told = f"with the best evaluation ({name} {progress.best[name]:.4f})"
+    work.say(f"the result is the model after step {progress.best_step}, {told}")
 
 
 def _due(step: int, every: int) -> bool:

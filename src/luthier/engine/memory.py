@@ -24,6 +24,7 @@ from luthier.kernels.logprob import CHUNK_ELEMENTS, MIN_ROWS
 from luthier.kernels.quantized import Quantized
 from luthier.models import outputs
 from luthier.models.backbone import recompute_layers
+from luthier.models.source_target import is_encoder_decoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,17 +155,27 @@ def _saved_bytes(model: Any, tokens: int) -> int:
             kept[storage.data_ptr()] = storage.nbytes()  # many views of one storage keep it once
         return tensor
 
-    segment = Segment(ids=np.arange(tokens, dtype=np.int32) % 64, scored=np.ones(tokens, np.bool_))
+    tree = _tree(tokens, half=is_encoder_decoder(model))
     was_training = model.training
     model.train()
     try:
         with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            forest = plant([Tree(segments=(segment,))]).to(device)
+            forest = plant([tree]).to(device)
             found = outputs(model, forest)
         del found  # only now: as long as it lives, no storage's address can be given to another
     finally:
         model.train(was_training)
     return sum(kept.values())
+
+
+def _tree(tokens: int, *, half: bool) -> Tree:
+    """A text, all of it scored; by half a source, and a target as long."""
+    ids = np.arange(tokens, dtype=np.int32) % 64
+    if not half:
+        return Tree(segments=(Segment(ids=ids, scored=np.ones(tokens, np.bool_)),))
+    parts = np.split(ids, 2)
+    segments = tuple(Segment(ids=part, scored=np.full(len(part), place > 0)) for place, part in enumerate(parts))
+    return Tree(segments=segments, parents=(-1, 0))
 
 
 def free_bytes(device: torch.device) -> int | None:

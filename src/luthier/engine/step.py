@@ -13,6 +13,7 @@ from luthier.core.trainable import Gathering, Predicting
 from luthier.engine.distributed import ALONE, total
 from luthier.kernels.forest import plant
 from luthier.models import outputs
+from luthier.models.costs import padding, seen_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +36,7 @@ class StepResult:
         tokens: Real tokens.
         scored_tokens: Scored tokens.
         pairs: Pairs of a token and one that it sees.
+        padding: Tokens besides that were computed and stand for nothing.
         passes: Micro-batches.
         rows: Data rows that took part; of the micro-batches with a loss that is not finite, where there are any.
     """
@@ -44,6 +46,7 @@ class StepResult:
     tokens: int
     scored_tokens: int
     pairs: int = 0
+    padding: int = 0
     passes: int = 0
     rows: tuple[str, ...]
 
@@ -73,7 +76,7 @@ def accumulate(
         refer: Adds what the reference model says to a forest, where trees do not carry it.
         ranks: Who shares the step. Units are those of all; the gradient and the result's sums are this one's still.
     """
-    tally = Tally(objective, micro_batches, ranks)
+    tally = Tally(objective, micro_batches, ranks, model)
     device = next(model.parameters()).device
     for forest in told(tally.forests, model, objective, refer, ranks):
         placed = forest.to(device)
@@ -142,6 +145,7 @@ class Tally:
         objective: Bound.
         micro_batches: Lists of trees; empty ones are passed over.
         ranks: Who shares the step.
+        model: Whose pairs and padding are counted; a decoder's without one.
 
     Attributes:
         trees: The micro-batches.
@@ -149,7 +153,14 @@ class Tally:
         units: Of the whole step over all ranks, 1 at least.
     """
 
-    def __init__(self, objective: Objective, micro_batches: Sequence[Sequence[Tree]], ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        micro_batches: Sequence[Sequence[Tree]],
+        ranks: Ranks = ALONE,
+        model: torch.nn.Module | None = None,
+    ) -> None:
+        self._model = torch.nn.Module() if model is None else model
         self.trees = [trees for trees in micro_batches if trees]
         self.forests = [plant(trees) for trees in self.trees]
         self.units = max(1, ranks.count(sum(objective.units(forest) for forest in self.forests)))
@@ -173,7 +184,8 @@ class Tally:
             units=self.units,
             tokens=sum(forest.num_tokens for forest in self.forests),
             scored_tokens=sum(forest.num_scored for forest in self.forests),
-            pairs=sum(forest.num_pairs for forest in self.forests),
+            pairs=sum(seen_pairs(self._model, forest) for forest in self.forests),
+            padding=sum(padding(self._model, forest) for forest in self.forests),
             passes=len(self.forests),
             rows=tuple(row for forest in broken or self.forests for row in forest.rows),
         )
@@ -188,6 +200,7 @@ def merged(shares: Sequence[StepResult]) -> StepResult:
         tokens=sum(share.tokens for share in shares),
         scored_tokens=sum(share.scored_tokens for share in shares),
         pairs=sum(share.pairs for share in shares),
+        padding=sum(share.padding for share in shares),
         passes=sum(share.passes for share in shares),
         rows=tuple(row for share in broken or shares for row in share.rows),
     )

@@ -38,6 +38,7 @@ def summarise(
         "steps": progress.step,
         "tokens": progress.tokens,
         "scored_tokens": progress.scored_tokens,
+        "padding_share": progress.padding / max(progress.tokens + progress.padding, 1),
         "flops": rates.total(progress.tokens, progress.scored_tokens, progress.pairs, progress.passes),
         "seconds": progress.seconds,
         "cpu_seconds": progress.cpu_seconds,

@@ -31,6 +31,7 @@ from luthier.models.backbone import serving
 from luthier.models.layers import find_layers
 from luthier.models.planted import NAME as ATTENTION
 from luthier.models.probe import prove_forest
+from luthier.models.source_target import is_encoder_decoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -103,6 +104,9 @@ def _sites(model: PreTrainedModel, config: Config) -> list[str]:
         RecipeError: There are fewer layers than `adapter_layers`.
         ModelError: A layer has no attention that can read prompts.
     """
+    if is_encoder_decoder(model):
+        received, allowed = "an encoder-decoder, two of whose attentions see other texts", "a decoder"
+        raise ModelError(f"model {type(model).__name__}", received, allowed, "choose prefix or lora")
     where, count = find_layers(model, "method.name")
     wanted = count if config.adapter_layers is None else config.adapter_layers
     if wanted > count:
@@ -113,8 +117,8 @@ def _sites(model: PreTrainedModel, config: Config) -> list[str]:
         layer = model.get_submodule(f"{where}.{number}")
         found = [name for name, module in layer.named_children() if reads_prompts(module)]
         if len(found) != 1:
-            received = f"{where}.{number}, a {type(layer).__name__}, where keys and values have no linears of their own"
-            allowed = "attention with k_proj and v_proj, or GPT-2's c_attn"
+            received = f"{where}.{number}, a {type(layer).__name__}, with keys and values from elsewhere"
+            allowed = "attention with k_proj and v_proj, or as in GPT-2, GPT-NeoX and Phi-3"
             raise ModelError(f"model {type(model).__name__}", received, allowed, "choose prefix or lora")
         sites.append(f"{where}.{number}.{found[0]}")
     return sites
@@ -205,6 +209,8 @@ def _prove(model: PreTrainedModel, prompts: dict[str, AdaptionPrompt]) -> None:
             raise ModelError(where, received, "attention that goes through transformers' interface", fix)
         if model.config._attn_implementation == ATTENTION:
             prove_forest(model, model.config._name_or_path)
+    except ModelError:
+        raise
     except (ValueError, TypeError, RuntimeError, AttributeError, LookupError) as error:
         raise ModelError(where, f"it does not take these prompts ({str(error)[:200]})", fix=fix) from error
     finally:

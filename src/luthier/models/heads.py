@@ -40,6 +40,8 @@ _DRAWN = "luthier_drawn"  # where a model keeps which of its modules no checkpoi
 
 def task_by_name(kind: str, encodes_and_decodes: bool = False) -> Task | None:
     """What a class of transformers is for, by its name; None of one that only begins others (`ForMaskedLM`)."""
+    if encodes_and_decodes and kind.endswith("MTModel"):  # Marian's
+        return "SEQ_2_SEQ_LM"
     if kind.endswith("ForConditionalGeneration"):  # T5's; or a language model with towers for images
         return "SEQ_2_SEQ_LM" if encodes_and_decodes else "CAUSAL_LM"
     if encodes_and_decodes and kind.endswith("MTModel"):  # Marian

@@ -123,7 +123,7 @@ def leak_size(model: PreTrainedModel) -> float:
 
 def unit_of(model: PreTrainedModel) -> str:
     """What :func:`prove_forest` gives its difference in, for messages."""
-    return "nats" if task_of_model(model) == "CAUSAL_LM" else "of a value"
+    return "nats" if task_of_model(model) in ("CAUSAL_LM", "SEQ_2_SEQ_LM") else "of a value"
 
 
 def _unit(model: PreTrainedModel, found: torch.Tensor) -> float:

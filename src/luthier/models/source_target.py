@@ -9,7 +9,7 @@ from luthier.core.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from luthier.core.tasks import Task
 
@@ -20,6 +20,19 @@ ALLOWED = "an encoder-decoder of text (T5, mT5, UMT5, BART, mBART, Pegasus, Mari
 def is_encoder_decoder(model: nn.Module) -> bool:
     """Whether a model reads a source and writes a target."""
     return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
+def refuse_languages(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer that marks the languages of source and target (mBART, NLLB): a recipe cannot name them.
+
+    Raises:
+        ModelError: It does.
+    """
+    if hasattr(tokenizer, "src_lang"):
+        received = f"{type(tokenizer).__name__}, which marks each text with its language (src_lang, tgt_lang)"
+        allowed = "a tokenizer of one language, or one whose sources say in words what is asked (T5)"
+        fix = "write the codes into the rows and load the tokenizer with the class PreTrainedTokenizerFast"
+        raise ModelError("the tokenizer", received, allowed, fix)
 
 
 def target_layers(config: PretrainedConfig) -> int:

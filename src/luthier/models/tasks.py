@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ModelError
 from luthier.models.heads import task_by_name
-from luthier.models.source_target import settle_source_and_target
+from luthier.models.source_target import settle_source_and_target, writes_from_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,11 +60,11 @@ def is_encoder(config: PretrainedConfig) -> bool:
 
 def task_of(config: PretrainedConfig) -> Task:
     """What a checkpoint is loaded for where nobody says it: what it was saved for."""
-    return saved_for(config) or ("FEATURE_EXTRACTION" if is_encoder(config) else "CAUSAL_LM")
+    usual: Task = "SEQ_2_SEQ_LM" if writes_from_source(config) else "CAUSAL_LM"
+    return saved_for(config) or ("FEATURE_EXTRACTION" if is_encoder(config) else usual)
 
 
 def auto_class(task: Task) -> Any:
-    """The class of transformers that loads it."""
     """The class of transformers that loads it."""
     import transformers
 
@@ -105,7 +105,7 @@ def settle_task(
             the checkpoint's head gives another number of values or others.
     """
     before, task = saved_for(config), task or task_of(config)
-    if task == "SEQ_2_SEQ_LM" or config.is_encoder_decoder:
+    if task == "SEQ_2_SEQ_LM" or getattr(config, "is_encoder_decoder", False):
         settle_source_and_target(name, config, task)
         return task
     _check_known(name, config, task)

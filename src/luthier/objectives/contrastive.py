@@ -132,7 +132,8 @@ class Contrastive:
             losses = (losses + back) / 2
         begin = int(pairs[: forest.place].sum())
         own = slice(begin, begin + len(found.anchors))
-        right = (logits.detach()[own].argmax(1) == target[own]).to(logits.dtype).sum()
+        best = logits.detach()[own].argmax(1) if count else target
+        right = (best == target[own]).to(logits.dtype).sum()
         return Loss(total=with_own_value(losses.sum(), losses[own].sum()), metrics={"accuracy": right})
 
     def records(self, outputs: torch.Tensor, forest: Forest) -> Mapping[str, torch.Tensor]:

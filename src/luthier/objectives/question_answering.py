@@ -37,6 +37,8 @@ class Config(BaseModel):
 
     max_answer_length: Annotated[int, Field(ge=1)] = 30
     """Tokens of a predicted answer at most."""
+    version_2_with_negative: bool = False
+    """Some contexts hold no answer, as in SQuAD 2: `no answer` may be predicted of a question, not only of a window."""
     null_score_diff_threshold: float = 0.0
     """`No answer` is predicted where its score is higher than the best answer's by more than this."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from luthier.core import registry
 from luthier.core.errors import RecipeError, did_you_mean
 from luthier.recipe.optimizers import entry_of
+from luthier.recipe.tasks import default_objective, tasks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,14 @@ def _own(reference: str | None, output_dir: str) -> bool:
         return False
     path, folder = Path(reference or "").expanduser().resolve(), Path(output_dir).expanduser().resolve()
     return path.is_relative_to(folder) and path.relative_to(folder).parts[:1] in ((), *RESULTS)
+
+
+def _best_key(recipe: Recipe) -> str | None:
+    """The key, if any, with which a recipe says what is best otherwise than by default."""
+    keys = ("metric_for_best_model", "greater_is_better")
+    return next(
+        (key for key in keys if getattr(recipe.train, key) != type(recipe.train).model_fields[key].default), None
+    )
 
 
 class Rule(NamedTuple):
@@ -57,7 +66,7 @@ RULES = (
         lambda r: r.train.early_stopping_patience > 0 and not r.data.eval,
         "train.early_stopping_patience",
         "no rows to evaluate on",
-        "it counts evaluations of data.eval without a better loss",
+        "it counts evaluations of data.eval that are no better",
         "add data.eval and train.eval_steps",
     ),
     Rule(
@@ -71,8 +80,22 @@ RULES = (
         lambda r: r.train.load_best_model_at_end and not (r.data.eval and r.train.eval_steps),
         "train.load_best_model_at_end",
         "nothing tells which model is best",
-        "the lowest loss among evaluations during training",
+        "the best of the evaluations during training",
         "add data.eval and train.eval_steps",
+    ),
+    Rule(
+        lambda r: _best_key(r) is not None and not (r.train.load_best_model_at_end or r.train.early_stopping_patience),
+        "train.metric_for_best_model",
+        "nothing asks which model is best",
+        "train.load_best_model_at_end or train.early_stopping_patience does",
+        "set one of them, or remove metric_for_best_model and greater_is_better",
+    ),
+    Rule(
+        lambda r: r.train.greater_is_better is True and r.train.metric_for_best_model in ("loss", "eval_loss"),
+        "train.greater_is_better",
+        "true, for the loss",
+        "a loss is better where it is lower",
+        "name another train.metric_for_best_model, or remove greater_is_better",
     ),
     Rule(
         lambda r: 0 < r.train.max_steps < r.optim.warmup_steps,
@@ -152,12 +175,23 @@ def check(recipe: Recipe) -> None:
 
     Raises:
         RecipeError: It breaks one, or names an optimiser or tracker that is not there.
+        RecipeError: It breaks one, its objective does not train its task, or it names a tracker that is not there.
     """
     entry_of(recipe.optim.optim)
     for rule in RULES:
         if rule.broken(recipe):
             raise RecipeError(rule.where, rule.received, rule.allowed, rule.fix)
+    _check_task(recipe)
     known = registry.entries("engine.callbacks")
     for name in recipe.train.report_to:
         if name not in known:
             raise RecipeError("train.report_to", f"unknown tracker {name!r}", did_you_mean(name, known), "correct it")
+
+
+def _check_task(recipe: Recipe) -> None:
+    name, asked = str(recipe.objective["name"]), recipe.model.task_type
+    if asked == "auto" or asked in tasks_of(name):
+        return
+    received = f"{asked}, with objective {name}, which trains {' or '.join(tasks_of(name))}"
+    fix = f"remove one of the two; model.task_type {asked} alone chooses objective {default_objective(asked)}"
+    raise RecipeError("model.task_type", received, "a task that the objective trains", fix)

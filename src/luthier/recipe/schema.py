@@ -218,9 +218,13 @@ class Train(Section):
     save_total_limit: Positive | None = 2
     """Keep this many newest checkpoints (and the best one, with `load_best_model_at_end`); null: all."""
     early_stopping_patience: NonNegative = 0
-    """Stop after so many evaluations without a better loss; 0: never."""
+    """Stop after so many evaluations that are no better than the best one; 0: never."""
     load_best_model_at_end: bool = False
-    """The result is the checkpoint with the lowest evaluation loss, not the last one."""
+    """The result is the checkpoint with the best evaluation, not the last one."""
+    metric_for_best_model: Annotated[str, Field(min_length=1)] = "loss"
+    """Which of the evaluation's values says what is best: `loss`, or one of the objective's, such as `f1`."""
+    greater_is_better: bool | None = None
+    """Whether more of it is better; null: less of a loss or an error (`mse`), more of anything else."""
     report_to: Trackers = ()
     """Trackers besides metrics.jsonl: `tensorboard`, `wandb`, or any file in `engine/callbacks`."""
 

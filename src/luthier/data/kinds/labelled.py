@@ -63,5 +63,5 @@ def _row(context: Context, example: Labelled, item: Encoded | RowFault) -> list[
     cut = len(item.ids) - len(kept)
     if cut and context.data.truncation == "refuse":
         return RowFault("longer than max_length", f"{len(item.ids):,} tokens")
-    scored = np.zeros(len(kept), bool)
-    return [Row(ids=item.ids[kept], scored=scored, types=item.types[kept], targets=targets, cut=cut)]
+    types, scored = item.types[kept], np.zeros(len(kept), bool)
+    return [Row(ids=item.ids[kept], scored=scored, types=types, targets=targets, places=kept, cut=cut)]

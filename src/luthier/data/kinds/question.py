@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,13 +88,14 @@ def _rows(context: Context, example: Question, item: Encoded | RowFault) -> list
     laid = laid_out(context.data, len(item.ids), len(inside))
     if isinstance(laid, RowFault):
         return laid
-    made = []
+    whole = span is None or any(start <= span[0] and span[1] < stop for start, stop in laid)
+    made: list[Row] = []
     for start, stop in laid:
         places = np.concatenate([np.arange(inside[0]), inside[start:stop], np.arange(inside[-1] + 1, len(item.ids))])
         labels = np.full(len(places), IGNORED, np.int32)
         labels[inside[0] : inside[0] + stop - start] = 0
         held = span is not None and start <= span[0] and span[1] < stop
         targets = tuple(float(inside[0] + place - start) for place in span) if span and held else (0.0, 0.0)
-        scored = np.zeros(len(places), bool)
-        made.append(Row(ids=item.ids[places], scored=scored, labels=labels, types=item.types[places], targets=targets))
+        row = Row(ids=item.ids[places], scored=np.zeros(len(places), bool), labels=labels, targets=targets)
+        made.append(replace(row, types=item.types[places], places=places, lost=int(not whole and not made)))
     return made

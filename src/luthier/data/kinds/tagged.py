@@ -70,7 +70,8 @@ def first_tokens(words: Sequence[str], item: Encoded) -> npt.NDArray[np.int64]:
     places = np.searchsorted(np.maximum.accumulate(ends), starts, side="right")
     there = places < len(begins)
     there[there] = begins[places[there]] < stops[there]
-    there[1:] &= places[1:] != places[:-1]
+    some = np.flatnonzero(there)
+    there[some[1:]] = places[some[1:]] != places[some[:-1]]
     return np.where(there, places, -1)
 
 
@@ -92,12 +93,13 @@ def _rows(context: Context, example: Tagged, item: Encoded | RowFault) -> list[R
     there, lost = firsts >= 0, int(np.count_nonzero(firsts < 0))
     owner = best_seen(firsts[there], laid)
     made: list[Row] = []
-    before, after = item.ids[: inside[0]], item.ids[inside[-1] + 1 :]
+    before, after = np.arange(inside[0]), np.arange(inside[-1] + 1, len(item.ids))
     for number, (start, stop) in enumerate(laid):
         if not (own := owner == number).any():
             continue  # each of its words is seen better in another window
-        labels = np.full(len(before) + stop - start + len(after), IGNORED, np.int32)
+        places = np.concatenate([before, inside[start:stop], after])
+        labels, scored = np.full(len(places), IGNORED, np.int32), np.zeros(len(places), bool)
         labels[len(before) + firsts[there][own] - start] = tags[there][own]
-        ids = np.concatenate([before, item.ids[inside[start:stop]], after])
-        made.append(Row(ids=ids, scored=np.zeros(len(ids), bool), labels=labels, lost=0 if made else lost))
+        told = 0 if made else lost
+        made.append(Row(ids=item.ids[places], scored=scored, labels=labels, places=places, lost=told))
     return made

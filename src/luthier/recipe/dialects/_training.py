@@ -44,8 +44,6 @@ ONLY = {
     "fsdp": Only((*OFF, [], {}), _SHARDED),
     "fsdp_config": Only((*OFF, {}), _SHARDED),
     "resume_from_checkpoint": Only(OFF, "remove it, and go on with `luthier train RECIPE --resume`"),
-    "metric_for_best_model": Only(("loss", "eval_loss"), "remove it: the best model is the one of the lowest loss"),
-    "greater_is_better": Only((False,), "remove it: the best model is the one of the lowest loss"),
     "optim_args": Only((None, ""), "remove it: the keys of `optim` are all there are"),
     "optim_target_modules": Only((*OFF, []), "remove it: Luthier has no GaLore or APOLLO"),
     "lr_scheduler_kwargs": Only((None, {}), "remove it: the shapes linear, cosine and constant have no keys"),
@@ -108,9 +106,11 @@ READ = (
     "eval_steps",
     "eval_strategy",
     "evaluation_strategy",
+    "greater_is_better",
     "logging_steps",
     "logging_strategy",
     "lr_scheduler_type",
+    "metric_for_best_model",
     "optim",
     "report_to",
     "save_steps",
@@ -131,6 +131,7 @@ def training(draft: Draft) -> None:
     trackers(draft)
     logging(draft)
     saving(draft)
+    best(draft)
     evaluation(draft)
 
 
@@ -198,6 +199,17 @@ def saving(draft: Draft) -> None:
         draft.note(f"save_strategy {strategy}: written at the end (and on Ctrl-C); `save_steps: 100` writes more often")
     elif strategy != "steps":
         draft.refuse("save_strategy", f"received {said(strategy)}", "no, steps", "write save_strategy: steps")
+
+
+def best(draft: Draft) -> None:
+    """Read `metric_for_best_model` and `greater_is_better`, which mean nothing without `load_best_model_at_end`."""
+    metric, greater = draft.take("metric_for_best_model"), draft.take("greater_is_better")
+    name = str(metric or "loss").removeprefix("eval_")
+    if draft.given.get("load_best_model_at_end") is not True or (name == "loss" and not greater):
+        draft.ignore("metric_for_best_model", "greater_is_better")
+        return
+    draft.put("train.metric_for_best_model", name, "metric_for_best_model")
+    draft.put("train.greater_is_better", greater, "greater_is_better")
 
 
 def evaluation(draft: Draft) -> None:
