@@ -26,10 +26,11 @@ from luthier.export.held_out import held_out_rows, load_words
 from luthier.export.origin import find_origin
 from luthier.export.proof import Comparison
 from luthier.export.value_proof import ValueComparison
+from luthier.models.backbone import learned_positions
 from luthier.models.bars import without_bars
+from luthier.models.heads import task_of_model
 from luthier.models.quantized import as_loaded, dense_, is_quantized
 from luthier.models.save import save_model, save_words
-from luthier.models.heads import task_of_model
 from luthier.models.tasks import auto_class
 
 if TYPE_CHECKING:
@@ -174,6 +175,8 @@ def _nearer_base(
 
 def comparison_of(model: PreTrainedModel, rows: Sequence[Sequence[int]], label: str) -> Comparison | ValueComparison:
     """What an export is proved by: words, or what the head of a model for another task gives."""
+    limit = learned_positions(model.get_decoder())
+    rows = [row[:limit] for row in rows]
     if task_of_model(model) != "CAUSAL_LM":
         return ValueComparison(rows, label)
     return Comparison(rows, label, vocabulary_of(model))
