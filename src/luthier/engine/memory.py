@@ -111,18 +111,39 @@ def need(trainable: Trainable, optim: Optim, tokens: int, layers: int) -> Need:
         layers: Decoder layers.
     """
     parameters = {id(p): p for p in trainable.parameters().values()}.values()
-    numbers = sum(p.numel() for p in parameters)
-    short = sum(p.numel() for p in parameters if p.element_size() < 4)  # these get float32 masters
+    return need_of(
+        numbers=sum(p.numel() for p in parameters),
+        short=sum(p.numel() for p in parameters if p.element_size() < 4),
+        activations=bytes_per_token(trainable.model) * tokens,
+        layers=layers,
+        vocabulary=int(trainable.model.get_input_embeddings().weight.shape[0]),  # type: ignore[operator]
+        device=next(trainable.model.parameters()).device.type,
+        optim=optim,
+    )
+
+
+def need_of(
+    *, numbers: int, short: int, activations: int, layers: int, vocabulary: int, device: str, optim: Optim
+) -> Need:
+    """Predict what a training step needs from counts alone.
+
+    Args:
+        numbers: Numbers that train.
+        short: Those among them of less than 32 bits: they get float32 masters.
+        activations: Bytes kept from the forward to the backward pass, by the largest micro-batch.
+        layers: Decoder layers.
+        vocabulary: Words of the head.
+        device: `cpu` or `cuda`.
+        optim: Which optimiser.
+    """
     state = _STATE.get(optim.optim, 4 if optim.momentum else 0)
-    activations = bytes_per_token(trainable.model) * tokens
-    vocabulary = int(trainable.model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
     # log-softmax, its gradient and a copy in the head's type, in float32 (kernels.logprob)
     logits = 3 * 4 * max(CHUNK_ELEMENTS, MIN_ROWS * vocabulary)
     return Need(
         activations=activations,
         states=(4 + state) * numbers + 4 * short,
         passing=activations // max(1, layers) + logits,
-        gaps=int(activations * _GAPS.get(next(trainable.model.parameters()).device.type, 0.0)),
+        gaps=int(activations * _GAPS.get(device, 0.0)),
     )
 
 
