@@ -145,7 +145,10 @@ def _notes(facts: Facts, choice: Choice) -> list[str]:
         about = "about " if data.estimated else ""
         notes.append(f"lengths are those of the first {data.sampled:,} of {about}{data.rows:,} rows")
     if facts.model.counted == "formula":
-        notes.append("activations are a formula's (arXiv 2205.05198): the model's layers do not run by themselves")
+        notes.append(
+            "activations are a formula's (arXiv 2205.05198): the model's layers did not run by themselves with LoRA; "
+            "`luthier train --dry-run` tells whether it trains here at all"
+        )
     if choice.fit.ok and facts.machine.told == "--memory":
         notes.append("memory is an estimate for one process alone; the run measures again before it starts")
     if facts.data and total_steps(facts, choice.ask.max_length, 1) < 8:

@@ -96,15 +96,18 @@ def wants_full(data: DataFacts | None) -> bool:
     return millions(data) >= MANY_MILLIONS if data.text else data.rows >= MANY_ROWS
 
 
-def wished_rank(facts: Facts) -> int:
-    """The rank that the rows ask for, no larger than the model's smallest linear."""
-    data = facts.data
+def asked_rank(data: DataFacts | None) -> int:
+    """The rank that the rows ask for."""
     if data is None:
-        found = USUAL_RANK
-    elif data.text:
-        found = _below(TEXT_RANKS, millions(data))
-    else:
-        found = _below(JUDGED_RANKS if data.judged else RANKS, data.rows)
+        return USUAL_RANK
+    if data.text:
+        return _below(TEXT_RANKS, millions(data))
+    return _below(JUDGED_RANKS if data.judged else RANKS, data.rows)
+
+
+def wished_rank(facts: Facts) -> int:
+    """The same, no larger than the model's smallest linear."""
+    found = asked_rank(facts.data)
     while found > facts.model.smallest:
         found //= 2
     return max(1, found)

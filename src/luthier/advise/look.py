@@ -60,7 +60,7 @@ def gather(
     if method is not None:
         registry.get("methods", method, "method.name")
     judged = None if objective is None else is_judged(objective)
-    found = look_at_model(model, machine, say)
+    found = look_at_model(model, machine)
     rows = None
     if data is not None:
         words = (model.model_name_or_path, model.model_revision, model.trust_remote_code)
@@ -72,7 +72,7 @@ def gather(
     return Facts(model=found, data=rows, machine=machine, objective=objective, method=method)
 
 
-def look_at_model(model: Model, machine: MachineFacts, say: Say = lambda _: None) -> ModelFacts:
+def look_at_model(model: Model, machine: MachineFacts) -> ModelFacts:
     """Read a model's configuration, and count its activations in two of its layers.
 
     Raises:
@@ -91,8 +91,6 @@ def look_at_model(model: Model, machine: MachineFacts, say: Say = lambda _: None
     dtype = torch.bfloat16 if machine.bf16 else torch.float32
     hidden, layers = int(anatomy.facts["hidden_size"]), int(anatomy.facts["layers"])
     saved = saved_bytes(config, dtype, exclude, code)
-    if saved is None:
-        say(f"model {name}: two of its layers do not run by themselves; its activations are a formula's (34 h a layer)")
     formula = saved_by_formula(hidden, layers, dtype.itemsize)
     return ModelFacts(
         name=name,

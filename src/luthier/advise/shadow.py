@@ -104,11 +104,10 @@ def _on_meta(config: PretrainedConfig, dtype: torch.dtype, trust_remote_code: bo
 
 def _list_of(model: PreTrainedModel, layers: list[torch.nn.Module]) -> torch.nn.ModuleList:
     """The decoder's own list, which can be cut."""
-    return next(
-        child
-        for child in model.get_decoder().children()
-        if isinstance(child, torch.nn.ModuleList) and list(child) == layers
-    )
+    for child in model.get_decoder().children():
+        if layers and isinstance(child, torch.nn.ModuleList) and list(child) == layers:
+            return child
+    raise LookupError(f"{type(model).__name__} has no list of layers")
 
 
 def _kinds(layers: torch.nn.ModuleList) -> list[tuple[torch.nn.Module, torch.nn.Module, int]]:

@@ -108,6 +108,26 @@ def test_an_adapter_that_goes_on_keeps_its_method(luthier, alpaca_file, tmp_path
     assert any("goes on from an adapter" in note for note in found["notes"])
 
 
+def test_another_tools_recipe(luthier, alpaca_file, tmp_path):
+    given = {"model_name_or_path": "embedded", "dataset_name": str(alpaca_file), "use_peft": True, "lora_r": 32}
+    found = document(
+        luthier("advise", recipe_file(tmp_path, given | {"learning_rate": 1e-4}), "--memory", "2GB", "--json")
+    )
+    beside = {row["key"]: row["recipe"] for row in found["advice"]}
+    assert (beside["method.r"], beside["optim.learning_rate"]) == (32, 1e-4)
+
+
+def test_a_family_whose_layers_do_not_run_gets_a_formula_and_is_told(luthier, tmp_path):
+    from tests.parity.families import COMMON, REFUSED
+    from transformers import AutoConfig
+
+    kind, settings, _ = REFUSED["BLOOM"]
+    AutoConfig.for_model(kind, **(COMMON | settings)).save_pretrained(tmp_path / "bloom")
+    found = document(luthier("advise", tmp_path / "bloom", "--memory", "2GB", "--json"))
+    assert found["facts"]["model"]["counted"] == "formula"
+    assert any("`luthier train --dry-run` tells whether it trains here" in note for note in found["notes"])
+
+
 def test_without_rows_it_is_a_guess_and_says_so(luthier):
     found = document(luthier("advise", "embedded", "--memory", "2GB", "--json"))
     assert found["facts"]["data"] is None

@@ -142,6 +142,14 @@ def test_a_rank_that_does_not_fit_is_lowered_and_that_is_said():
     assert row.sure == "low"
 
 
+def test_a_narrow_linear_is_named_as_the_limit():
+    found = advise(facts(model={"smallest": 12}))
+    row = next(row for row in found.rows if row.key == "method.r")
+    assert row.value == 8
+    assert "the smallest linear has a side of 12" in row.reason
+    assert "smallest" not in next(row.reason for row in advise(facts()).rows if row.key == "method.r")
+
+
 def test_full_where_there_are_very_many_rows_and_the_memory():
     many = {"rows": 600_000}
     assert value(advise(facts(data=many, machine={"memory": 300 * GB})), "method.name") == "full"

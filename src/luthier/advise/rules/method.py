@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from luthier.advise.choice import RANKS, choose, millions, wants_full
+from luthier.advise.choice import RANKS, asked_rank, choose, millions, wants_full
 from luthier.advise.steps import step_size
 from luthier.advise.value import Advice
 
@@ -111,7 +111,7 @@ def _rank(facts: Facts, choice: Choice) -> Advice:
     else:
         why = f"{data.rows:,} rows: QLoRA took 64, and code and mathematics gained up to 256"
         sources = ("qlora", "forgets", "rslora")
-    if not choice.lowered and r == facts.model.smallest:
-        why += f"; more than the smallest linear ({r}) is not possible"
+    if choice.wished < asked_rank(data):
+        why += f"; the smallest linear has a side of {facts.model.smallest}, which r cannot exceed"
     sure: Sure = "low" if data is None or choice.lowered else "fair"
     return Advice(key="method.r", value=r, reason=f"{why}; {trains}", sources=sources, sure=sure)
