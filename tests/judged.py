@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Judged rows for tests of objectives: random trees, what a policy says of them, and a step as the engine takes it."""
+"""Judged rows for tests of objectives: random trees, what a policy says of them, and a step as the engine takes it.
+
+Rows of the other kinds are in `labelled.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from tests.labelled import drawn, labels_for, rows_of_kind
 
 from luthier.core import registry
 from luthier.core.trainable import Gathering, Loss
 from luthier.core.types import Segment, Tree
+from luthier.engine.step import joined
 from luthier.kernels.forest import Forest, plant
+from luthier.recipe.tasks import rows_of, tasks_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +52,17 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("kto", {"loss_type": "apo_zero_unpaired"}),
     ("reward", {"center_rewards_coefficient": 0.01}),
     ("reward", {"use_margin": False}),
+    ("classification", {"class_weights": "balanced", "label_smoothing_factor": 0.1}),
+    ("classification", {"class_weights": {"fair": 3.0, "good": 0.5}}),
+    ("classification", {"problem_type": "multi_label_classification"}),
+    ("classification", {"problem_type": "multi_label_classification", "class_weights": {"c": 2.0}}),
+    ("classification", {"problem_type": "regression"}),
+    ("token_classification", {"class_weights": "balanced", "label_smoothing_factor": 0.2}),
+    ("question_answering", {"max_answer_length": 2}),
+    ("contrastive", {"symmetric": True, "pooling": "cls"}),
+    ("contrastive", {"normalize": False, "scale": 0.7, "pooling": "last"}),
+    ("cosine", {"score_range": (0.0, 2.0), "pooling": "last"}),
+    ("cosine", {"loss_type": "cosent", "scale": 3.0}),
 ]
 
 
@@ -78,8 +95,10 @@ def judged_tree(
     )
 
 
-def rows_for(name: str) -> list[Tree]:
+def rows_for(name: str, keys: dict[str, Any] | None = None) -> list[Tree]:
     """A step: pairs, a ranked list of three and one of four with a tie, two equal answers; labels for KTO."""
+    if (kind := rows_of(name)) not in ("plain", "judged"):
+        return rows_of_kind(kind, name, keys or {})
     if getattr(bound(name, {}), "mismatched", False):
         labels = [[1.0, 0.0], [1.0], [0.0], [0.0, 1.0], [1.0]]
         return [judged_tree(grades, seed, mismatched=1) for seed, grades in enumerate(labels)]
@@ -92,30 +111,35 @@ def rows_for(name: str) -> list[Tree]:
     ]
 
 
-def said(name: str, trees: Sequence[Tree], dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
-    """What a policy near the reference says of each tree: log-probabilities of scored tokens, or values of segments."""
-    values = hasattr(registry.get("objectives", name), "TASKS")
+def said(
+    name: str, trees: Sequence[Tree], dtype: torch.dtype = torch.float64, keys: dict[str, Any] | None = None
+) -> list[torch.Tensor]:
+    """What a policy near the reference says of each tree: of scored tokens, or what its task gives."""
+    if rows_of(name) not in ("plain", "judged"):
+        return drawn(name, trees, keys or {}, dtype)
+    values = tasks_of(name)[0] == "SEQ_CLS"
     random = torch.Generator().manual_seed(11)
     found = []
     for tree in trees:
         count = len(tree.segments) if values else sum(int(segment.scored.sum()) for segment in tree.segments)
-        drawn = torch.randn(count, generator=random, dtype=torch.float64)
-        found.append((drawn if values else -1.4 + 0.4 * drawn).to(dtype))
+        normal = torch.randn(count, generator=random, dtype=torch.float64)
+        found.append((normal if values else -1.4 + 0.4 * normal).to(dtype))
     return found
 
 
 def taken(objective: Any, trees: Sequence[Tree], outputs: Sequence[torch.Tensor], split: Sequence[int]) -> list[Loss]:
-    """The losses of a step's micro-batches, as the engine asks for them: sums over the step first, where wanted."""
+    """The losses of a step's micro-batches, as the engine asks for them: what is gathered over the step comes first."""
     bounds = np.cumsum([0, *split])
     parts = [slice(a, b) for a, b in pairwise(bounds)]
     batches = [(plant(trees[part]), torch.cat(list(outputs[part]))) for part in parts]
     step: dict[str, torch.Tensor] = {}
     if isinstance(objective, Gathering):
-        for forest, logps in batches:
-            for key, value in objective.gather(logps, forest).items():
-                assert not value.requires_grad
-                step[key] = step[key] + value if key in step else value
-    return [objective.loss(logps, replace(forest, step=step)) for forest, logps in batches]
+        step = joined([objective.gather(values, forest) for forest, values in batches])
+        assert not any(value.requires_grad for value in step.values())
+    return [
+        objective.loss(values, replace(forest, step=step, place=place))
+        for place, (forest, values) in enumerate(batches)
+    ]
 
 
 def loss_of(objective: Any, trees: Sequence[Tree], outputs: Sequence[torch.Tensor]) -> Loss:
@@ -126,7 +150,8 @@ def loss_of(objective: Any, trees: Sequence[Tree], outputs: Sequence[torch.Tenso
 def bound(name: str, keys: dict[str, Any]) -> Any:
     """An objective with these keys."""
     module = registry.get("objectives", name)
-    return module.bind(module.Config(**keys))
+    given = [labels_for(name, keys)] if getattr(module, "LABELLED", False) else []
+    return module.bind(module.Config(**keys), *given)
 
 
 def units_of(objective: Any, trees: Sequence[Tree]) -> int:

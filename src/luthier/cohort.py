@@ -22,6 +22,7 @@ from luthier.engine.cohort import Member, fit_together
 from luthier.engine.distributed import refuse_several
 from luthier.engine.loop import fit
 from luthier.engine.memory import SHARE, fit_memory, free_bytes, need
+from luthier.engine.optim import check_optimizer, state_bytes
 from luthier.engine.precision import pick_device, pick_dtype, routed_float32
 from luthier.engine.regional import decoder_layers
 from luthier.engine.rows import read_rows
@@ -131,7 +132,7 @@ def train_together(
                 entries.append(entry)
         if not entries:
             return
-        given = _Given(base=load_base(first, say).requires_grad_(False), say=say, callbacks=callbacks)
+        given = _Given(base=load_base(first, None, say).requires_grad_(False), say=say, callbacks=callbacks)
         most = STACKED.get(device.type, 0)
         threads = stack.enter_context(fitting_threads(given.base))
         stack.enter_context(machine.kept_pages())
@@ -164,6 +165,7 @@ def _check(runs: Sequence[Asked]) -> None:
 
 def _enter(place: int, asked: Asked, say: Say, outer: ExitStack) -> _Entry | RunResult:
     """Take hold of a run's folder and read its rows; a run that is finished gives its result."""
+    check_optimizer(asked.resolved.recipe.optim)
     folder = run_folder.check_folder(asked.resolved, resume=asked.resume, overwrite=asked.overwrite)
     if asked.resume and run_folder.finished(folder, asked.resolved.fingerprint):
         return train(asked.resolved, resume=True, say=say)
@@ -199,8 +201,8 @@ def _fitting(entries: Sequence[_Entry], given: _Given, most: int) -> int:
     tokens = max(most, *(entry.rows.batches.largest() for entry in entries))
     passing = need(largest.adapted()[0], largest.recipe.optim, tokens, len(decoder_layers(given.base)))
     held, count = passing.total - passing.states, 0
-    for entry in entries:  # parameters are there already; gradients and two moments in float32 are not
-        held += 12 * entry.adapted()[0].num_trainable
+    for entry in entries:  # parameters are there already; gradients in float32 and the optimiser's state are not
+        held += (4 + state_bytes(entry.recipe.optim)) * entry.adapted()[0].num_trainable
         count += held <= SHARE * free
     if count < len(entries):
         given.say(f"{max(1, count)} of {len(entries)} runs fit into memory side by side; the others follow")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from luthier.core import registry
-from luthier.core.errors import ModelError, RunFailed
+from luthier.core.errors import RunFailed
 from luthier.data import eval_batches
 from luthier.engine import folder as run_folder
 from luthier.engine import machine
@@ -24,6 +24,7 @@ from luthier.engine._callback import make_watchers
 from luthier.engine.distributed import joined, place_here
 from luthier.engine.loop import Work, fit
 from luthier.engine.memory import fit_memory
+from luthier.engine.optim import check_optimizer, tell_optim
 from luthier.engine.precision import pick_device, pick_dtype, routed_float32
 from luthier.engine.reference import asked_by, check_reference
 from luthier.engine.regional import compile_layers
@@ -31,12 +32,13 @@ from luthier.engine.rows import Rows, bind, read_rows
 from luthier.engine.schedule import warmup_steps
 from luthier.engine.starting import settle_start
 from luthier.engine.summary import summarise
-from luthier.export.adapter import fill_adapter, is_adapter, load_adapter
-from luthier.export.held_out import load_words
-from luthier.export.origin import find_origin
+from luthier.export.adapted import load_adapted
+from luthier.export.adapter import fill_adapter, is_adapter
+from luthier.models.purpose import purpose_of, read_purpose
 from luthier.models import load_model, load_tokenizer
 from luthier.models.fuse import fuse
 from luthier.models.probe import prove_forest, unit_of
+from luthier.models.quantized import told, write_record
 from luthier.models.save import save_words
 from luthier.models.threads import fitting_threads
 from luthier.recipe import Model, Recipe, Resolved, entry_config, load_recipe
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from luthier.core.tasks import Labels
     from luthier.core.trainable import Trainable
     from luthier.engine._callback import Callback
 
@@ -107,9 +110,10 @@ def train(
             if summary:
                 say(f"{folder}: this run is finished; its result is kept, there is nothing to do")
                 return _reopen(recipe, folder, summary, say)
+            check_optimizer(recipe.optim)
             rows = ranks.one_first(lambda: read_rows(recipe, say, ranks))
             with routed_float32(pick_device().type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
-                model, trainable = _build(recipe, say)
+                model, trainable = _build(recipe, rows.labels, say)
                 ranks.wait()  # the memory that is free is looked at when every rank holds its model
                 fit_memory(recipe, trainable, rows.batches.largest(), say, ranks=ranks.local_world)
                 with fitting_threads(model) as threads, machine.kept_pages():
@@ -125,7 +129,7 @@ def open_run(
 ) -> Work:
     """Write what a run begins with into its folder, and give what the loop needs."""
     recipe, folder = resolved.recipe, Path(resolved.recipe.output_dir)
-    objective = bind(recipe)
+    objective = bind(recipe, rows.labels)
     held_out, refer, began = rows.eval_rows, None, time.process_time()
     if objective.reference:  # before anything is written or trained: what it says is of the policy's first state
         other = partial(load, dtype=recipe.model.dtype)
@@ -152,9 +156,13 @@ def open_run(
 def close_run(work: Work, rows: Rows, summary: dict[str, Any]) -> RunResult:
     """Write the result of a run that has ended, and then its summary."""
     model: Any = work.trainable.model
+    purpose = purpose_of(work.recipe, task_of(work.recipe), rows.labels)
 
     def save(writing: Path) -> None:
         work.trainable.save(writing)
+        if purpose:
+            purpose.write(writing)
+        write_record(model, writing)
         save_words(rows.tokenizer, model, writing)
 
     if work.objective.reference:
@@ -183,11 +191,12 @@ def preview(recipe: Recipe | Resolved | dict[str, Any] | str | Path, *, say: Say
     recipe = resolved.recipe
     for note in notes:
         say(note)
+    check_optimizer(recipe.optim)
     rows = read_rows(recipe, say, place_here())
     with routed_float32(pick_device().type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
-        model, trainable = _build(recipe, say)
+        model, trainable = _build(recipe, rows.labels, say)
         fit_memory(recipe, trainable, rows.batches.largest(), say)
-        if bind(recipe).reference:
+        if bind(recipe, rows.labels).reference:
             check_reference(asked_by(recipe, rows), trainable, rows, partial(load, dtype=recipe.model.dtype))
     steps = rows.batches.total_steps
     return {
@@ -223,7 +232,8 @@ def load(run_or_model: str | Path, dtype: str | None = None) -> tuple[PreTrained
     if is_run and not any((path / name).is_dir() for name in ("adapter", "model")):
         raise RunFailed(str(path), "no result yet", "adapter/ or model/", "finish it with `luthier train --resume`")
     if is_adapter(path) or (is_run and (path / "adapter").is_dir()):
-        return _load_adapted(path, device, dtype)
+        model, tokenizer = load_adapted(path, lambda asked: pick_dtype(dtype or asked, device.type))
+        return model.to(device), tokenizer
     asked = Model(model_name_or_path=str(run_or_model))
     if is_run:  # in the numbers that it was trained in
         place = {"model_name_or_path": str(path / "model"), "model_revision": None}
@@ -232,36 +242,25 @@ def load(run_or_model: str | Path, dtype: str | None = None) -> tuple[PreTrained
     return model.to(device), load_tokenizer(asked.model_name_or_path, None, asked.trust_remote_code)
 
 
-def _load_adapted(
-    path: Path, device: torch.device, dtype: str | None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    origin = find_origin(path)
-    model = origin.load_base(pick_dtype(dtype or origin.model.dtype, device.type))
-    load_adapter(model, origin.adapter)
-    tokenizer = load_words(origin)
-    if tokenizer is None:
-        where = f"adapter {origin.adapter}"
-        raise ModelError(where, "no tokenizer, and none with its base", "tokenizer.json", "add it to the base")
-    return model.to(device), tokenizer
-
-
-def load_base(recipe: Recipe, say: Say) -> PreTrainedModel:
-    """Load the base and prove that it runs forests."""
+def load_base(recipe: Recipe, labels: Labels | None, say: Say) -> PreTrainedModel:
+    """Load the base, with a head for what the rows are labelled with, and prove that it runs forests."""
     device = pick_device()
     dtype = pick_dtype(recipe.model.dtype, device.type)
     task = task_of(recipe)
-    values = 1 if task == "SEQ_CLS" else None
-    model = load_model(recipe.model, dtype, task=task, num_labels=values, seed=recipe.seed, say=say).to(device)
+    values = len(labels) if labels is not None else 1 if task == "SEQ_CLS" else None
+    whole = recipe.method.get("modules_to_save") or ()
+    words: Any = {"task": task, "num_labels": values, "labels": labels, "seed": recipe.seed, "whole": whole, "say": say}
+    model = load_model(recipe.model, dtype, **words).to(device)
     fuse(model)
     error = prove_forest(model, recipe.model.model_name_or_path)
     kind = f"{type(model).__name__} on {device} in {str(dtype).removeprefix('torch.')}"
-    say(f"{kind}; a forest equals separate forwards to {error:.1e} {unit_of(model)}")
+    say(f"{kind}{told(model)}; a forest equals separate forwards to {error:.1e} {unit_of(model)}")
     return model
 
 
-def _build(recipe: Recipe, say: Say) -> tuple[PreTrainedModel, Trainable]:
+def _build(recipe: Recipe, labels: Labels | None, say: Say) -> tuple[PreTrainedModel, Trainable]:
     """The base with the method applied."""
-    model = load_base(recipe, say)
+    model = load_base(recipe, labels, say)
     trainable = apply_method(recipe, model, say)
     if recipe.train.torch_compile:
         say(f"{compile_layers(model)} layers are compiled at the first step")
@@ -278,6 +277,7 @@ def apply_method(recipe: Recipe, model: PreTrainedModel, say: Say) -> Trainable:
     total = sum(p.numel() for p in model.parameters())
     count = trainable.num_trainable
     say(f"{recipe.method['name']}: {count:,} of {total:,} parameters train ({count / total:.2%})")
+    tell_optim(recipe.optim, trainable, say)
     return trainable
 
 
@@ -286,6 +286,7 @@ def _reopen(recipe: Recipe, folder: Path, summary: dict[str, Any], say: Say) -> 
     whole = folder / "model"
     place = {"model_name_or_path": str(whole)} if whole.is_dir() else {"adapter_name_or_path": str(folder / "adapter")}
     again = recipe.model_copy(update={"model": recipe.model.model_copy(update=place)})
-    model, trainable = _build(again, say)
+    purpose = read_purpose(folder)
+    model, trainable = _build(again, purpose.labels if purpose else None, say)
     _, tokenizer = load(folder)
     return RunResult(folder=folder, summary=summary, model=model, tokenizer=tokenizer, trainable=trainable)

@@ -33,7 +33,16 @@ NO_PAPER = {"full"}
 LLAMA = {"add_biases": True}  # Llama has no biases, and then it says so (tests/unit/methods/test_bitfit.py)
 NEEDS = {("bitfit", "llama"): LLAMA, ("bitfit", "tied"): LLAMA}
 # Few numbers far from the loss: their papers train them with rates of 0.3 (prompt tuning) down to 1e-4 (an encoder).
-RATES = {"prompt": 0.3, "prefix": 0.1, "ptuning": 0.01, "norm": 2e-2, "ia3": 2e-2, "adapter": 2e-2}
+RATES = {
+    "prompt": 0.3,
+    "prefix": 0.1,
+    "ptuning": 0.01,
+    "norm": 2e-2,
+    "ia3": 2e-2,
+    "adapter": 2e-2,
+    "vera": 2e-2,
+    "llama_adapter": 0.1,
+}
 each = pytest.mark.parametrize("name", METHODS)
 each_kind = pytest.mark.parametrize("name", KINDS)
 everywhere = pytest.mark.parametrize("family", FAMILIES)

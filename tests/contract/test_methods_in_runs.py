@@ -20,7 +20,8 @@ from luthier.export.merge import merge_run
 from luthier.models import scored_logprobs, serving
 from luthier.models.backbone import recompute_layers
 from luthier.models.generate import generate
-from luthier.models.values import HEADS, segment_values
+from luthier.models.heads import HEADS
+from luthier.models.values import segment_values
 
 each = pytest.mark.parametrize("name", KINDS)
 

@@ -14,18 +14,15 @@ from pydantic import ValidationError
 from tests.judged import VARIANTS, bound, judged_tree, loss_of, rows_for, said, taken, units_of
 
 from luthier.core import registry
-from luthier.core.trainable import Objective
+from luthier.core.trainable import Gathering, Objective, Predicting
 from luthier.core.types import Tree, unshared
+from luthier.engine.step import joined
 from luthier.kernels.forest import plant
-from luthier.recipe.tasks import rows_of
+from luthier.recipe.tasks import rows_of, tasks_of
 
 OBJECTIVES = list(registry.entries("objectives"))
 each = pytest.mark.parametrize("name", OBJECTIVES)
 every = pytest.mark.parametrize(("name", "keys"), VARIANTS, ids=lambda value: str(value).replace(" ", ""))
-
-
-def _is(name: str, constant: str) -> bool:
-    return hasattr(registry.get("objectives", name), constant)
 
 
 @each
@@ -55,8 +52,8 @@ def test_keys_read_back(name, keys):
 @every
 @pytest.mark.parametrize("split", [(1, 1, 1, 1, 1), (2, 3), (4, 1)], ids=str)
 def test_micro_batches_do_not_matter(name, keys, split):
-    objective, trees = bound(name, keys), rows_for(name)
-    whole = [value.requires_grad_() for value in said(name, trees)]
+    objective, trees = bound(name, keys), rows_for(name, keys)
+    whole = [value.requires_grad_() for value in said(name, trees, keys=keys)]
     parts = [value.detach().clone().requires_grad_() for value in whole]
     expected = loss_of(objective, trees, whole)
     losses = taken(objective, trees, parts, split)
@@ -74,19 +71,19 @@ def test_micro_batches_do_not_matter(name, keys, split):
 
 @every
 def test_the_order_of_rows_does_not_matter(name, keys):
-    objective, trees = bound(name, keys), rows_for(name)
-    outputs = said(name, trees)
+    objective, trees = bound(name, keys), rows_for(name, keys)
+    outputs = said(name, trees, keys=keys)
     back = loss_of(objective, trees[::-1], outputs[::-1])
     assert back.total.item() == pytest.approx(loss_of(objective, trees, outputs).total.item(), rel=1e-12)
 
 
 @every
 def test_gradients(name, keys):
-    objective, trees = bound(name, keys), rows_for(name)
-    outputs = said(name, trees)
+    objective, trees = bound(name, keys), rows_for(name, keys)
+    outputs = said(name, trees, keys=keys)
     forest = plant(trees)
     loss = loss_of(objective, trees, outputs)
-    step = dict(objective.gather(torch.cat(outputs), forest)) if hasattr(objective, "gather") else {}
+    step = dict(objective.gather(torch.cat(outputs), forest)) if isinstance(objective, Gathering) else {}
     forest = replace(forest, step=step)  # constant: z0 has no gradient
     flat = torch.cat(outputs).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: objective.loss(x, forest).total, (flat,))
@@ -96,9 +93,9 @@ def test_gradients(name, keys):
 
 @every
 def test_single_precision(name, keys):
-    objective, trees = bound(name, keys), rows_for(name)
-    exact = loss_of(objective, trees, said(name, trees)).total
-    single = loss_of(objective, trees, said(name, trees, torch.float32)).total
+    objective, trees = bound(name, keys), rows_for(name, keys)
+    exact = loss_of(objective, trees, said(name, trees, keys=keys)).total
+    single = loss_of(objective, trees, said(name, trees, torch.float32, keys)).total
     assert single.dtype == torch.float32
     assert float(single) == pytest.approx(float(exact), rel=3e-6)
 
@@ -108,12 +105,11 @@ def test_single_precision(name, keys):
 @pytest.mark.parametrize("second", [-1e4, 0.0])
 def test_extremes_are_finite(name, keys, first, second):
     """Tokens that are all but impossible, and tokens that are certain."""
-    objective, trees = bound(name, keys), rows_for(name)
+    objective, trees = bound(name, keys), rows_for(name, keys)
     outputs = []
-    for tree in trees:
-        counts = [1 if _is(name, "TASKS") else int(segment.scored.sum()) for segment in tree.segments]
-        said_of = [torch.full((n,), first if place % 2 else second) for place, n in enumerate(counts)]
-        outputs.append(torch.cat(said_of).requires_grad_())
+    for values in said(name, trees, keys=keys):
+        values[::2], values[1::2] = first, second
+        outputs.append(values.requires_grad_())
     loss = loss_of(objective, trees, outputs)
     loss.total.backward()
     assert torch.isfinite(loss.total)
@@ -124,7 +120,7 @@ def test_extremes_are_finite(name, keys, first, second):
 @every
 def test_the_loss_at_the_start(name, keys):
     """Where the policy says what the reference says, the loss is what the objective promises."""
-    objective, trees = bound(name, keys), rows_for(name)
+    objective, trees = bound(name, keys), rows_for(name, keys)
     if objective.loss_at_start is None:
         return
     assert objective.reference
@@ -139,10 +135,10 @@ def test_prompts_may_stand_once_for_each_answer(name, keys):
     """The layout of other trainers gives the same loss: only who is judged counts."""
     if rows_of(name) != "judged":
         return
-    objective, trees = bound(name, keys), rows_for(name)
-    outputs = said(name, trees)
+    objective, trees = bound(name, keys), rows_for(name, keys)
+    outputs = said(name, trees, keys=keys)
     apart = [unshared(tree) for tree in trees]
-    if _is(name, "TASKS"):  # a value for each segment: the prompt's stands there once for each answer
+    if tasks_of(name)[0] == "SEQ_CLS":  # a value for each segment: the prompt's stands there once for each answer
         spread = [torch.stack([v for value in values[1:] for v in (values[0], value)]) for values in outputs]
     else:
         spread = outputs
@@ -178,7 +174,7 @@ def test_it_leaves_its_inputs_alone(name):
     before, kept = [value.clone() for value in outputs], copy.deepcopy(plant(trees))
     loss_of(objective, trees, outputs)
     assert all(torch.equal(a, b) for a, b in zip(before, outputs, strict=True))
-    assert torch.equal(kept.reference, plant(trees).reference)
+    assert kept.reference is None or torch.equal(kept.reference, plant(trees).reference)
 
 
 @each
@@ -189,3 +185,21 @@ def test_a_missing_reference_is_told(name):
     bare: list[Tree] = [judged_tree([1.0, 0.0], 1, mismatched=1, reference=False)]
     with pytest.raises(Exception, match="the forest does not say what the reference model says"):
         loss_of(objective, bare, said(name, bare))
+
+
+@every
+@pytest.mark.parametrize("split", [(1, 1, 1, 1, 1), (2, 3)], ids=str)
+def test_batches_of_an_evaluation_do_not_matter(name, keys, split):
+    """Metrics come from the records of all batches."""
+    objective, trees = bound(name, keys), rows_for(name, keys)
+    if not isinstance(objective, Predicting):
+        return
+    outputs = [value.requires_grad_() for value in said(name, trees, keys=keys)]
+    whole = objective.records(torch.cat(outputs), plant(trees))
+    assert not any(value.requires_grad for value in whole.values())
+    ends = np.cumsum([0, *split])
+    parts = [objective.records(torch.cat(outputs[a:b]), plant(trees[a:b])) for a, b in pairwise(ends)]
+    expected, found = objective.metrics(whole), objective.metrics(joined(parts))
+    assert found == pytest.approx(expected, rel=1e-12)
+    assert found
+    assert all(isinstance(value, float) for value in found.values())

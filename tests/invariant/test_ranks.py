@@ -40,11 +40,12 @@ def micro_batches(step, size, rank=0, world=1):
     return [own[at : at + size] for at in range(0, len(own), size)]
 
 
-def run(folder, dtype, ranks=None, *, stop=None, ask_at=None, resume=False, rate=1e-3, **method):
+def run(folder, dtype, ranks=None, *, stop=None, ask_at=None, resume=False, rate=1e-3, optim=None, **method):
     """Train a tiny model, on one process or as one of several; give its weights."""
     base = base_of("llama", dtype)
     train = {"max_steps": STEPS, "logging_steps": 3, "eval_steps": 10, "save_steps": 5}
-    work = work_on(base, folder, 0, LORA | method, train=train, optim={"learning_rate": rate, "max_grad_norm": 0.1})
+    optim = {"learning_rate": rate, "max_grad_norm": 0.1} | (optim or {})
+    work = work_on(base, folder, 0, LORA | method, train=train, optim=optim)
     world, rank = (ranks.world, ranks.rank) if ranks else (1, 0)
     work = replace(
         work,
@@ -114,6 +115,21 @@ def test_resume_with_dropout_to_the_same_bits(tmp_path):
     state = json.loads((tmp_path / "cut" / "checkpoints" / f"step-{STEPS}" / "state.json").read_text())
     assert len(state["others"]) == 1
     assert state["others"][0] != state["random"]
+
+
+def test_weights_rounded_at_random_are_the_same_on_all_ranks(tmp_path):
+    """What is drawn is a function of seed and step; ranks that differed would be refused when they save."""
+    optim = {"weights": "bfloat16_stochastic", "optim": "lion", "loraplus_lr_ratio": 4}
+    optim |= {"groups": [{"parameters": "norms", "learning_rate_scale": 100.0}]}
+
+    def work(ranks):
+        return run(tmp_path, torch.bfloat16, ranks, optim=optim, modules_to_save=["norm"], rate=1e-4)
+
+    found = on_ranks(2, work)
+    assert found[0]["weights"] == found[1]["weights"]
+    norm = torch.tensor(found[0]["weights"]["model.norm.weight"])
+    assert torch.equal(norm, norm.bfloat16().float())
+    assert not torch.equal(norm, base_of("llama", torch.bfloat16).model.norm.weight.float())
 
 
 def test_another_number_of_ranks_cannot_go_on(tmp_path):

@@ -201,7 +201,6 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         HEAD | LINEAR | {"layer_types": ["linear_attention", "full_attention"]},
         "Qwen3_5GatedDeltaNet carries a state",
     ),
-    "BERT": ("bert", {}, "BertSelfAttention is not causal"),
 }
 
 

@@ -23,9 +23,12 @@ pytestmark = pytest.mark.parity
 # Ranks, alphas, scaling, rates, schedules, clipping, dropout, biases, optimisers and lengths of their own.
 CONFIGS = [
     {"method": {"r": 2}},
-    {"method": {"r": 4, "use_rslora": True}, "optim": {"learning_rate": 3e-3, "lr_scheduler_type": "cosine"}},
+    {
+        "method": {"r": 4, "use_rslora": True},
+        "optim": {"learning_rate": 3e-3, "lr_scheduler_type": "cosine", "loraplus_lr_ratio": 4},
+    },
     {"method": {"r": 8, "lora_dropout": 0.2}, "optim": {"max_grad_norm": 0.05}},
-    {"method": {"r": 16, "use_rslora": True, "lora_alpha": 4}, "optim": {"weight_decay": 0.1}},
+    {"method": {"r": 16, "use_rslora": True, "lora_alpha": 4}, "optim": {"weight_decay": 0.1, "layer_decay": 0.8}},
     {"method": {"r": 4, "bias": "all"}, "train": {"max_steps": 40}},
     {"method": {"r": 8, "bias": "lora_only", "target_modules": "mlp"}, "optim": {"optim": "sgd", "momentum": 0.9}},
     {"method": {"r": 4, "target_modules": ["q_proj", "embed_tokens", "lm_head"], "lora_dropout": 0.1}},

@@ -21,7 +21,8 @@ def _plain_flops(model: torch.nn.Module) -> int:
     """One forward and backward of one sequence whose tokens are all scored and all see each other (masked later)."""
     ids = torch.arange(TOKENS)[None] % 50
     model.train()
-    with FlopCounterMode(display=False) as counter:
+    in_place = {torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1]}  # torch leaves it out
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
         model(input_ids=ids, use_cache=False).logits.float().logsumexp(-1).sum().backward()
     return counter.get_total_flops()
 
@@ -30,7 +31,7 @@ def _counted(model: torch.nn.Module, method: str, keys: dict) -> int:
     model.set_attn_implementation(NAME)
     module = registry.get("methods", method)
     module.apply(model, module.Config(**keys))
-    return count_rates(model).total(TOKENS, TOKENS, TOKENS * TOKENS)
+    return count_rates(model).total(TOKENS, TOKENS, TOKENS * TOKENS, 1)
 
 
 @pytest.mark.parametrize("family", ["llama", "tied", "qwen2", "gpt2", "neox", "gemma3"])
@@ -59,12 +60,41 @@ def test_lora(name):
     assert _counted(tiny("llama"), "lora", keys) == _plain_flops(get_peft_model(plain, LoraConfig(**keys)))
 
 
+OWN = {
+    "starts": {"init_lora_weights": "pissa"},
+    "starts with rsLoRA": {"init_lora_weights": "olora", "use_rslora": True, "target_modules": ["q_proj", "lm_head"]},
+    "dora": {"use_dora": True},
+    "dora, values": {"use_dora": True, "target_modules": ["v_proj"]},
+    "dora, head": {"use_dora": True, "target_modules": ["q_proj", "lm_head"]},
+    "dora, embedding": {"use_dora": True, "target_modules": ["embed_tokens", "down_proj"]},
+    "dora, dropout": {"use_dora": True, "lora_dropout": 0.2},
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_peft_computes_in_another_way(name):
+    """DoRA's lengths cost rank r once a pass, not a second matrix; a start from the base is an update of rank 2 r."""
+    keys, plain, module = {"r": 4, **OWN[name]}, tiny("llama"), registry.get("methods", "lora")
+    plain.set_attn_implementation("eager")
+    module.apply(plain, module.Config(**keys))
+    assert _counted(tiny("llama"), "lora", keys) == _plain_flops(plain)
+
+
 OTHERS = [
     ("freeze", {"freeze_trainable_layers": 1}),
     ("bitfit", {"add_biases": True}),
     ("norm", {}),
     ("ia3", {}),
     ("adapter", {"placement": "houlsby"}),
+    ("lora_fa", {"r": 4}),
+    ("lora_fa", {"r": 4, "target_modules": ["v_proj", "lm_head"]}),
+    ("vera", {"r": 8}),
+    ("vera", {"r": 8, "target_modules": ["down_proj"], "layers_to_transform": [1]}),
+    ("loha", {"r": 3}),  # as products of r^2 columns and rows
+    ("loha", {"r": 6}),  # the whole matrix, made once a pass
+    ("lokr", {"r": 2}),
+    ("lokr", {"r": 8}),
+    ("lokr", {"r": 1, "decompose_both": True, "target_modules": ["q_proj", "down_proj"]}),
     ("adapter", {"placement": "parallel", "layers_to_transform": [1]}),
 ]
 

@@ -41,6 +41,10 @@ OTHERS = {
     ],
     "ia3": [{"name": "ia3"}, {"name": "ia3", "target_modules": "all-linear"}, {"r": 4}],
     "norm": [{"name": "norm"}, {"name": "norm", "target_modules": ["q_norm", "norm"]}, {"r": 4}],
+    "lora_fa": [{"name": "lora_fa", "r": 4, "lora_dropout": 0.1}, {"name": "lora_fa", "r": 2}, {"r": 4}],
+    "vera": [{"name": "vera", "r": 8}, {"name": "vera", "r": 40, "vera_dropout": 0.2}, {"r": 4}],
+    "loha": [{"name": "loha", "r": 3, "rank_dropout": 0.2}, {"name": "loha", "r": 6, "module_dropout": 0.3}, {"r": 4}],
+    "lokr": [{"name": "lokr", "r": 2, "rank_dropout": 0.2}, {"name": "lokr", "decompose_both": True}, {"r": 4}],
     "bitfit": [{"name": "bitfit"}, {"name": "bitfit", "add_biases": True}, {"r": 4, "target_modules": "mlp"}],
 }
 KINDS |= OTHERS

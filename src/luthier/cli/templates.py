@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
@@ -13,12 +12,6 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON on stdout.")] = False,
 ) -> None:
     """See the module's text."""
-    from luthier.core import registry
+    from luthier.cli._entries import show_list
 
-    known = registry.entries("data.templates")
-    if as_json:
-        print(json.dumps([{"name": name, "help": text} for name, text in known.items()], ensure_ascii=False))
-        return
-    width = max(map(len, known))
-    for name, text in known.items():
-        print(f"{name:<{width}}  {text}")
+    show_list("data.templates", as_json=as_json)

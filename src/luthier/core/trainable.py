@@ -130,7 +130,11 @@ class Gathering(Protocol):
         ...
 
     def gather(self, outputs: torch.Tensor, forest: Forest) -> Mapping[str, torch.Tensor]:
-        """Sums over one micro-batch, without gradient; their totals over the step stand in `Forest.step` for `loss`."""
+        """What `loss` reads of the whole step in `Forest.step`: of one micro-batch, without gradient.
+
+        Numbers of no dimension are added up over the step; others are joined along their first axis, rank by rank and
+        micro-batch by micro-batch, in which order `Forest.place` is this one's number.
+        """
         ...
 
 

@@ -103,7 +103,7 @@ def originals(prepared: Prepared) -> Iterator[Original]:
                 example=example,
                 references=_references(opening.reading, read, example),
                 trees=trees,
-                windows=tuple(_window(example, item, row) for row in made) if isinstance(item, Encoded) else (),
+                windows=tuple(window_of(example, item, row) for row in made) if isinstance(item, Encoded) else (),
             )
             at += len(made)
         if at != len(store):
@@ -139,7 +139,14 @@ def _kept(opening: Opening, store: Store) -> Iterator[tuple[str, Mapping[str, An
                 yield f"{part.label}:{number}", row, example
 
 
-def _window(example: AnyExample, item: Encoded, row: Row) -> Window:
+def window_of(example: AnyExample, item: Encoded, row: Row) -> Window:
+    """What the tokens of one tree stand for.
+
+    Args:
+        example: Tagged words or a question.
+        item: Its tokens, uncut.
+        row: One of the trees that it became.
+    """
     side = 1 if isinstance(example, Question) else 0
     begins, ends, words = (np.full(len(item.ids), -1, np.int64) for _ in range(3))
     begins[item.sides == side], ends[item.sides == side] = item.characters(side)

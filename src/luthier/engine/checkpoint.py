@@ -57,6 +57,7 @@ def save_checkpoint(
     parameters: dict[str, torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
     saved: Saved,
+    moved: dict[str, torch.nn.Parameter] | None = None,
 ) -> Path:
     """Write `step-<step>` into a run's `checkpoints/`.
 
@@ -66,11 +67,12 @@ def save_checkpoint(
         parameters: What trains, by name.
         optimizer: Its state is kept to the bit.
         saved: Everything else; anything that JSON holds exactly.
+        moved: What the optimiser moves, by the same names, where that is not the parameters themselves.
 
     Raises:
         RunFailed: The disk is full or not writable; what was saved before stays.
     """
-    names = {id(parameter): name for name, parameter in parameters.items()}
+    names = {id(parameter): name for name, parameter in (moved or parameters).items()}
     tensors, numbers = _split(optimizer, names)
     final, writing = folder / f"{PREFIX}{step}", folder / f"{TEMPORARY}{step}-{os.getpid()}"
     state = {"step": step, "optimizer": numbers, "progress": saved.progress, "random": saved.random}
@@ -169,8 +171,13 @@ def fault_of(path: Path) -> str:
     return ""
 
 
-def load_checkpoint(path: Path, parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> Saved:
-    """Put a checkpoint back into parameters and optimiser.
+def load_checkpoint(
+    path: Path,
+    parameters: dict[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    moved: dict[str, torch.nn.Parameter] | None = None,
+) -> Saved:
+    """Put a checkpoint back into parameters and optimiser (arguments as for :func:`save_checkpoint`).
 
     Returns:
         The rest; :func:`set_random_state` is for the caller, right before the first step.
@@ -180,7 +187,7 @@ def load_checkpoint(path: Path, parameters: dict[str, torch.nn.Parameter], optim
     """
     load_parameters(path, parameters)
     state = json.loads((path / "state.json").read_text())
-    _join(optimizer, parameters, load_file(path / "optimizer.safetensors"), state["optimizer"])
+    _join(optimizer, moved or parameters, load_file(path / "optimizer.safetensors"), state["optimizer"])
     others = tuple(state.get("others", ()))
     return Saved(progress=state["progress"], random=state["random"], about=state["about"], others=others)
 
@@ -230,10 +237,15 @@ def _split(optimizer: torch.optim.Optimizer, names: dict[int, str]) -> tuple[dic
     """An optimiser's state as tensors (`name/key`) and plain numbers."""
     tensors: dict[str, torch.Tensor] = {}
     numbers: dict[str, Any] = {}
+    seen: set[int] = set()
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             if isinstance(value, torch.Tensor):
-                tensors[f"{names[id(parameter)]}/{key}"] = value.detach().contiguous()
+                value = value.detach().contiguous()
+                # 8-bit optimisers have one table of 256 numbers for all parameters; safetensors takes no shared memory.
+                value = value.clone() if value.data_ptr() in seen else value
+                seen.add(value.data_ptr())
+                tensors[f"{names[id(parameter)]}/{key}"] = value
             else:
                 numbers[f"{names[id(parameter)]}/{key}"] = value
     return tensors, numbers

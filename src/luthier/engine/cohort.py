@@ -202,7 +202,8 @@ class _Cohort:
         for place in places:
             with self._timed({place: 1.0}):
                 work = self.members[place].work
-                tally = Tally(work.objective, work.batches(self.states[place].progress.step))
+                trees = work.batches(self.states[place].progress.step)
+                tally = Tally(work.objective, trees, model=work.trainable.model)
                 with self.members[place].draws:
                     tally.forests = list(told(tally.forests, work.trainable.model, work.objective, work.refer))
                 tallies[place] = tally

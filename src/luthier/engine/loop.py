@@ -18,16 +18,18 @@ import torch
 from luthier.core.errors import Interrupted, RunStopped
 from luthier.engine import checkpoint, metrics, schedule
 from luthier.engine._callback import Watchers
+from luthier.engine.best import check_metric, is_better, metric_of
 from luthier.engine.failures import loss_not_finite, memory_as_failure, other_data, other_world, weights_not_finite
 from luthier.engine.machine import made_with
 from luthier.engine.optim import build_optimizer, clip, set_learning_rate
-from luthier.engine.precision import Masters
 from luthier.engine.presence import STOP, announced
+from luthier.engine.rounding import masters_of
 from luthier.engine.signals import StopRequest
 from luthier.engine.step import accumulate, evaluate_loss, merged
 from luthier.engine.work import Progress, State, Work
 
 if TYPE_CHECKING:
+    from luthier.engine.precision import Masters
     from luthier.engine.step import StepResult
 
 
@@ -67,16 +69,18 @@ def begin(work: Work, *, resume: bool) -> State:
 
     Raises:
         RunFailed: There are checkpoints, and none is whole or fits.
-        UserError: The rows are others than those that the checkpoint was trained on.
+        UserError: The rows are others than those that the checkpoint was trained on, or evaluations do not have
+            `train.metric_for_best_model`.
     """
-    masters = Masters(work.trainable)
+    masters = masters_of(work.recipe, work.trainable)
     optimizer = build_optimizer(work.recipe.optim, work.trainable, masters.twins)
     work.ranks.seed_apart(work.recipe.seed)
     random = checkpoint.random_state()
     if work.ranks.first:
         checkpoint.sweep(work.checkpoints)
     progress, random = _restore(work, masters, optimizer, random) if resume else (Progress(), random)
-    work.ranks.check_same(masters.twins, "before the first step")
+    work.ranks.check_same(masters.kept, "before the first step")
+    check_metric(work)
     if work.ranks.first:
         metrics.cut(work.folder, progress.step)
     watchers = Watchers(work.callbacks, work.say)
@@ -104,7 +108,7 @@ def _restore(
     if found is None:
         work.say(f"{work.folder}: no checkpoint yet; training starts from the beginning")
         return Progress(), random
-    saved = checkpoint.load_checkpoint(found, masters.twins, optimizer)
+    saved = checkpoint.load_checkpoint(found, masters.kept, optimizer, masters.twins)
     masters.publish()
     progress = Progress(**saved.progress | {"interval": metrics.Interval(**saved.progress["interval"])})
     now = made_with(work.data)
@@ -148,14 +152,14 @@ def update(work: Work, state: State, result: StepResult, spent: tuple[float, flo
         raise loss_not_finite(work.checkpoints, progress.step, result, norm)  # before anything was moved
     rate = schedule.learning_rate(optim, progress.step, work.total_steps)
     set_learning_rate(state.optimizer, rate)
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
-    state.masters.publish()
+    state.masters.move(state.optimizer, progress.step)
     seconds = spent[0] + time.perf_counter() - wall
     progress.step += 1
     progress.tokens += result.tokens
     progress.scored_tokens += result.scored_tokens
     progress.pairs += result.pairs
+    progress.padding += result.padding
+    progress.passes += result.passes
     progress.seconds += seconds
     progress.cpu_seconds += spent[1] + (time.process_time() - cpu) * work.ranks.world  # all make the same update
     progress.loss = result.loss
@@ -198,15 +202,16 @@ def evaluate(work: Work, state: State) -> bool:
     if work.ranks.first:
         metrics.append(work.folder, record)
     state.watchers.tell("on_evaluate", record)
-    if math.isfinite(values["loss"]) and values["loss"] < progress.best.get("loss", math.inf):
+    if is_better(train, values, progress.best):
         progress.best, progress.best_step, progress.waited = values, progress.step, 0
         return True
     progress.waited += 1
     progress.ended = 0 < train.early_stopping_patience <= progress.waited
     if progress.ended:
-        best = f"{progress.best['loss']:.4f} after step {progress.best_step}" if progress.best else "never finite"
+        name = metric_of(train)
+        told = f"{progress.best[name]:.4f} after step {progress.best_step}" if progress.best else "never finite"
         work.say(
-            f"stopping early after step {progress.step}: {progress.waited} evaluations without a better loss ({best})"
+            f"stopping early after step {progress.step}: {progress.waited} evaluations without a better {name} ({told})"
         )
     return False
 
@@ -230,16 +235,17 @@ def save(work: Work, state: State) -> None:
         RunFailed: Weights are not finite, or it cannot be written.
     """
     progress, train, ranks = state.progress, work.recipe.train, work.ranks
-    if broken := [name for name, twin in state.masters.twins.items() if not torch.isfinite(twin).all()]:
+    if broken := [name for name, kept in state.masters.kept.items() if not torch.isfinite(kept).all()]:
         raise weights_not_finite(work.checkpoints, progress.step, broken)
-    ranks.check_same(state.masters.twins, f"step {progress.step}")
+    ranks.check_same(state.masters.kept, f"step {progress.step}")
     random, *others = ranks.gather(checkpoint.random_state())
     path = work.checkpoints / f"{checkpoint.PREFIX}{progress.step}"
     if ranks.first:
         metrics.settle(work.folder)
         about = made_with(work.data)
         saved = checkpoint.Saved(progress=asdict(progress), random=random, about=about, others=tuple(others))
-        checkpoint.save_checkpoint(work.checkpoints, progress.step, state.masters.twins, state.optimizer, saved)
+        kept, moved = state.masters.kept, state.masters.twins
+        checkpoint.save_checkpoint(work.checkpoints, progress.step, kept, state.optimizer, saved, moved)
         if train.save_total_limit is not None:
             best = progress.best_step if train.load_best_model_at_end else 0
             checkpoint.prune(work.checkpoints, progress.step, train.save_total_limit, best)
@@ -252,10 +258,12 @@ def choose(work: Work, state: State) -> None:
     progress = state.progress
     if not work.recipe.train.load_best_model_at_end or progress.best_step in (0, progress.step):
         return
-    checkpoint.load_parameters(work.checkpoints / f"{checkpoint.PREFIX}{progress.best_step}", state.masters.twins)
+    checkpoint.load_parameters(work.checkpoints / f"{checkpoint.PREFIX}{progress.best_step}", state.masters.kept)
     state.masters.publish()
     progress.evaluation = progress.best
-    work.say(f"the result is the model after step {progress.best_step}, with the lowest evaluation loss")
+    name = metric_of(work.recipe.train)
+    told = f"with the best evaluation ({name} {progress.best[name]:.4f})"
+    work.say(f"the result is the model after step {progress.best_step}, {told}")
 
 
 def _due(step: int, every: int) -> bool:

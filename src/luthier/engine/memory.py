@@ -16,11 +16,15 @@ import torch
 
 from luthier.core.errors import RecipeError
 from luthier.core.types import Segment, Tree
+from luthier.engine.optim import state_bytes
 from luthier.engine.regional import decoder_layers
+from luthier.engine.rounding import transient
 from luthier.kernels.forest import plant
 from luthier.kernels.logprob import CHUNK_ELEMENTS, MIN_ROWS
+from luthier.kernels.quantized import Quantized
 from luthier.models import outputs
 from luthier.models.backbone import recompute_layers
+from luthier.models.source_target import is_encoder_decoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,8 +37,6 @@ _PROBES = (32, 64)  # tokens; the difference tells the cost of a token, without 
 # glibc cannot reuse all that it gets back: resident memory grew 1.4 to 1.6 times as much as the activations that were
 # alive (embedded model, 8,192 tokens, four runs; 1.02 to 1.06 times with each tensor mapped on its own).
 _GAPS = {"cpu": 0.5}
-# Bytes of optimiser state for each trained number; SGD's depends on its momentum. Adafactor keeps rows and columns.
-_STATE = {"adamw": 8, "adamw_torch": 8, "adamw_torch_fused": 8, "adafactor": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class Need:
     Attributes:
         activations: Kept from the forward to the backward pass, by the largest micro-batch.
         states: Gradients, float32 masters and the optimiser's state.
-        passing: The backward pass through one layer, and one chunk of logits.
+        passing: The backward pass through one layer, one chunk of logits, and one quantised matrix made dense.
         gaps: What the allocator holds between pieces that are in use.
     """
 
@@ -112,18 +114,24 @@ def need(trainable: Trainable, optim: Optim, tokens: int, layers: int) -> Need:
     """
     parameters = {id(p): p for p in trainable.parameters().values()}.values()
     numbers = sum(p.numel() for p in parameters)
-    short = sum(p.numel() for p in parameters if p.element_size() < 4)  # these get float32 masters
-    state = _STATE.get(optim.optim, 4 if optim.momentum else 0)
+    short = [p.numel() for p in parameters if p.element_size() < 4]  # these get float32 masters, or one at a time
+    masters = 4 * (sum(short) if optim.weights == "float32" else transient(short))
     activations = bytes_per_token(trainable.model) * tokens
     vocabulary = int(trainable.model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
     # log-softmax, its gradient and a copy in the head's type, in float32 (kernels.logprob)
     logits = 3 * 4 * max(CHUNK_ELEMENTS, MIN_ROWS * vocabulary)
     return Need(
         activations=activations,
-        states=(4 + state) * numbers + 4 * short,
-        passing=activations // max(1, layers) + logits,
+        states=(4 + state_bytes(optim)) * numbers + masters,
+        passing=activations // max(1, layers) + logits + dense_bytes(trainable.model),
         gaps=int(activations * _GAPS.get(next(trainable.model.parameters()).device.type, 0.0)),
     )
+
+
+def dense_bytes(model: torch.nn.Module) -> int:
+    """Bytes of the largest quantised matrix where it is multiplied: one is dense at a time; 0 of other models."""
+    sizes = (p.numel() * p.element_size() for p in model.parameters() if isinstance(p, Quantized))
+    return max(sizes, default=0)
 
 
 def bytes_per_token(model: torch.nn.Module) -> int:
@@ -135,26 +143,39 @@ def bytes_per_token(model: torch.nn.Module) -> int:
 def _saved_bytes(model: Any, tokens: int) -> int:
     """Bytes of all storages that autograd keeps of a forward pass, parameters left out."""
     device = next(model.parameters()).device
-    known = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    here = (t for t in (*model.parameters(), *model.buffers()) if not isinstance(t, Quantized))
+    known = {t.untyped_storage().data_ptr() for t in here}
     kept: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if isinstance(tensor, Quantized):
+            return tensor  # the base's codes, which are there already
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
             kept[storage.data_ptr()] = storage.nbytes()  # many views of one storage keep it once
         return tensor
 
-    segment = Segment(ids=np.arange(tokens, dtype=np.int32) % 64, scored=np.ones(tokens, np.bool_))
+    tree = _tree(tokens, half=is_encoder_decoder(model))
     was_training = model.training
     model.train()
     try:
         with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            forest = plant([Tree(segments=(segment,))]).to(device)
+            forest = plant([tree]).to(device)
             found = outputs(model, forest)
         del found  # only now: as long as it lives, no storage's address can be given to another
     finally:
         model.train(was_training)
     return sum(kept.values())
+
+
+def _tree(tokens: int, *, half: bool) -> Tree:
+    """A text, all of it scored; by half a source, and a target as long."""
+    ids = np.arange(tokens, dtype=np.int32) % 64
+    if not half:
+        return Tree(segments=(Segment(ids=ids, scored=np.ones(tokens, np.bool_)),))
+    parts = np.split(ids, 2)
+    segments = tuple(Segment(ids=part, scored=np.full(len(part), place > 0)) for place, part in enumerate(parts))
+    return Tree(segments=segments, parents=(-1, 0))
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -82,6 +82,7 @@ class Masters:
 
     Attributes:
         twins: What the optimiser moves, by the parameters' names.
+        kept: What checkpoints keep, by the same names: the twins.
     """
 
     def __init__(self, trainable: Trainable) -> None:
@@ -89,13 +90,28 @@ class Masters:
         self._pairs: list[tuple[torch.nn.Parameter, torch.nn.Parameter]] = []
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         for name, parameter in trainable.parameters().items():
-            if parameter.dtype in (torch.bfloat16, torch.float16):
-                twin = torch.nn.Parameter(parameter.detach().float())
+            if is_short(parameter):
+                twin = self._twin(parameter)
                 self._pairs.append((parameter, twin))
                 self._hooks.append(parameter.register_post_accumulate_grad_hook(_move_gradient(twin)))
                 self.twins[name] = twin
             else:
                 self.twins[name] = parameter
+        self.kept = self.twins
+
+    def _twin(self, parameter: torch.nn.Parameter) -> torch.nn.Parameter:
+        return torch.nn.Parameter(parameter.detach().float())
+
+    def move(self, optimizer: torch.optim.Optimizer, step: int) -> None:  # noqa: ARG002 - others draw by it
+        """Make one update, which uses the gradients up, and let the model have it.
+
+        Args:
+            optimizer: Over the twins.
+            step: Steps done before.
+        """
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self.publish()
 
     @torch.no_grad()
     def publish(self) -> None:
@@ -107,6 +123,11 @@ class Masters:
         """Let the model's parameters keep their own gradients again: the model outlives the run."""
         for hook in self._hooks:
             hook.remove()
+
+
+def is_short(parameter: torch.Tensor) -> bool:
+    """Whether a parameter is of 16 bits."""
+    return parameter.dtype in (torch.bfloat16, torch.float16)
 
 
 def _move_gradient(twin: torch.nn.Parameter) -> Callable[[torch.Tensor], None]:

@@ -23,7 +23,7 @@ import torch
 
 from luthier.core.errors import LuthierError, RecipeError
 from luthier.data.reference import Referenced, ReferenceStore
-from luthier.engine.flops import LowRank
+from luthier.engine.flops import Updated
 from luthier.kernels.forest import Forest, plant
 from luthier.models import outputs
 from luthier.models.values import value_head
@@ -99,6 +99,9 @@ def digest_of(model: torch.nn.Module, leave_out: Sequence[torch.nn.Parameter] = 
         leave_out: Parameters of a method that is off: it has no part in the digest.
     """
     without = {id(parameter) for parameter in leave_out}
+    if leave_out:  # what such a method keeps frozen beside the base goes with it
+        layers = [module for module in model.modules() if isinstance(module, Updated)]
+        without |= {id(buffer) for layer in layers for buffer in layer.buffers(recurse=False)}
     found = hashlib.blake2b(digest_size=8)
     config: Any = getattr(model, "config", None)
     told = {} if config is None else config.to_diff_dict()
@@ -108,7 +111,7 @@ def digest_of(model: torch.nn.Module, leave_out: Sequence[torch.nn.Parameter] = 
         if id(tensor) not in without:
             found.update(f"{name.replace('.base_layer', '')} {tensor.dtype} {tuple(tensor.shape)}".encode())
             found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    scaled = [] if leave_out else [getattr(m, "scaling", 1.0) for m in model.modules() if isinstance(m, LowRank)]
+    scaled = [] if leave_out else [getattr(m, "scaling", 1.0) for m in model.modules() if isinstance(m, Updated)]
     found.update(repr(scaled).encode() if scaled else b"")
     return found.hexdigest()
 

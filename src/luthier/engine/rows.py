@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from luthier.core import registry
 from luthier.core.errors import DataError, RecipeError
@@ -15,7 +15,7 @@ from luthier.engine.distributed import ALONE
 from luthier.kernels.forest import plant
 from luthier.models import load_tokenizer
 from luthier.recipe import entry_config
-from luthier.recipe.tasks import rows_of
+from luthier.recipe.tasks import rows_of, task_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
+    from luthier.core.tasks import Labels
     from luthier.core.trainable import Objective
     from luthier.data import Prepared
     from luthier.data.ledger import Ledger
@@ -60,6 +61,11 @@ class Rows:
         """What became of the rows that were read."""
         return [prepared.ledger for prepared in (self.train, self.held_out) if prepared]
 
+    @property
+    def labels(self) -> Labels | None:
+        """What the rows are labelled with, None of rows that are not; those of `data.eval` have the same ones."""
+        return self.train.labels
+
 
 def read_rows(recipe: Recipe, say: Say, ranks: Ranks = ALONE) -> Rows:
     """Read, render and check the data, and lay out the run's steps.
@@ -69,7 +75,7 @@ def read_rows(recipe: Recipe, say: Say, ranks: Ranks = ALONE) -> Rows:
     """
     tokenizer = _tokenizer(recipe)
     train, drawn = _drawn(recipe, tokenizer, "train", say)
-    held_out, eval_rows = _drawn(recipe, tokenizer, "eval", say) if recipe.data.eval else (None, None)
+    held_out, eval_rows = _drawn(recipe, tokenizer, "eval", say, train.labels) if recipe.data.eval else (None, None)
     tokenizer.chat_template = train.chat_template or tokenizer.chat_template
     batches = Batches(drawn, recipe.data, recipe.train, recipe.seed, rank=ranks.rank, world=ranks.world)
     if recipe.optim.warmup_steps > batches.total_steps:
@@ -92,10 +98,19 @@ def read_batches(recipe: Recipe, say: Say) -> Batches:
     return Batches(drawn, recipe.data, recipe.train, recipe.seed)
 
 
-def bind(recipe: Recipe) -> Objective:
-    """The recipe's objective."""
+def bind(recipe: Recipe, labels: Labels | None = None) -> Objective:
+    """The recipe's objective.
+
+    Args:
+        recipe: Checked.
+        labels: What its rows are labelled with, where they are; without them the objective says no more than its kind.
+
+    Raises:
+        RecipeError: A key of the objective means nothing to such labels.
+    """
     module = registry.get("objectives", recipe.objective["name"])
-    objective: Objective = module.bind(entry_config("objective", recipe.objective))
+    given = (labels,) if getattr(module, "LABELLED", False) else ()
+    objective: Objective = module.bind(entry_config("objective", recipe.objective), *given)
     return objective
 
 
@@ -105,15 +120,36 @@ def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
 
 
 def _drawn(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, which: Literal["train", "eval"], say: Say
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    which: Literal["train", "eval"],
+    say: Say,
+    labels: Labels | None = None,
 ) -> tuple[Prepared, Drawn]:
     """The rows of `data.train` or `data.eval`, and what is drawn from them."""
-    name, objective = recipe.objective["name"], bind(recipe)
-    prepared = prepare(recipe.data, tokenizer, which=which, kind=rows_of(name), say=say)
+    name, asked = recipe.objective["name"], recipe.objective.get("problem_type", "auto")
+    told: dict[str, Any] = {"labels": labels, "problem": None if asked == "auto" else asked}
+    told |= {"kind": rows_of(name), "task": task_of(recipe)}
+    prepared = prepare(recipe.data, tokenizer, which=which, say=say, **told)
+    objective = bind(recipe, prepared.labels)
     _prove_units(prepared, objective, name)
     if isinstance(objective, Gathering) and objective.mismatched:
         return prepared, Mismatched(prepared.rows, recipe.data.max_length, f"data.{which}")
     return prepared, prepared.rows
+
+
+# What an objective may count nothing in, by the kind of its rows: what it counts, and what else such rows are for.
+COUNTED = {
+    "judged": (
+        "rows of two answers or more with different grades: pairs, ranked lists",
+        "single answers with a label are for objective kto; take it, or give rows of the other kind",
+    ),
+    "texts": (
+        "for contrastive an anchor and its positive, for cosine two texts with a score",
+        "rows with a score are for objective cosine, those without one for contrastive",
+    ),
+}
+COUNTED_ELSE = ("rows that say what is true of them", "give rows with labels or answers")
 
 
 def _prove_units(prepared: Prepared, objective: Objective, name: str) -> None:
@@ -130,6 +166,5 @@ def _prove_units(prepared: Prepared, objective: Objective, name: str) -> None:
         if any(found) or any(objective.units(plant([rows.tree(row)])) for row in rest):
             continue
         received = f"none of its {len(rest):,} rows counts for objective {name} (format {account.format})"
-        allowed = "rows of two answers or more with different grades: pairs, ranked lists"
-        fix = "single answers with a label are for objective kto; take it, or give rows of the other kind"
+        allowed, fix = COUNTED.get(rows_of(name), COUNTED_ELSE)
         raise DataError(f"data.{prepared.ledger.which}: {account.source}", received, allowed, fix)

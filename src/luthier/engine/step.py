@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from luthier.core.trainable import Gathering
+from luthier.core.trainable import Gathering, Predicting
 from luthier.engine.distributed import ALONE, total
 from luthier.kernels.forest import plant
 from luthier.models import outputs
+from luthier.models.costs import padding, seen_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from luthier.core.trainable import Loss, Objective
     from luthier.core.types import Tree
@@ -35,6 +36,8 @@ class StepResult:
         tokens: Real tokens.
         scored_tokens: Scored tokens.
         pairs: Pairs of a token and one that it sees.
+        padding: Tokens besides that were computed and stand for nothing.
+        passes: Micro-batches.
         rows: Data rows that took part; of the micro-batches with a loss that is not finite, where there are any.
     """
 
@@ -43,6 +46,8 @@ class StepResult:
     tokens: int
     scored_tokens: int
     pairs: int = 0
+    padding: int = 0
+    passes: int = 0
     rows: tuple[str, ...]
 
     @property
@@ -71,7 +76,7 @@ def accumulate(
         refer: Adds what the reference model says to a forest, where trees do not carry it.
         ranks: Who shares the step. Units are those of all; the gradient and the result's sums are this one's still.
     """
-    tally = Tally(objective, micro_batches, ranks)
+    tally = Tally(objective, micro_batches, ranks, model)
     device = next(model.parameters()).device
     for forest in told(tally.forests, model, objective, refer, ranks):
         placed = forest.to(device)
@@ -86,10 +91,10 @@ def accumulate(
 def told(
     forests: Sequence[Forest], model: torch.nn.Module, objective: Objective, refer: Refer | None, ranks: Ranks = ALONE
 ) -> Iterator[Forest]:
-    """The forests of a step with what their objective asks for besides: the reference's words, and the step's sums.
+    """The forests of a step with what their objective asks for besides: the reference's words, the step's numbers.
 
-    Sums over the whole step (`Gathering`) need the outputs of all micro-batches before the first loss: where there are
-    several, or several ranks, one more pass without gradient finds them.
+    What is gathered over the whole step (`Gathering`) needs the outputs of all micro-batches before the first loss:
+    where there are several, or several ranks, one more pass without gradient finds it. It draws dropout of its own.
     """
     device = next(model.parameters()).device
     if not isinstance(objective, Gathering) or (len(forests) < 2 and ranks.world == 1):
@@ -97,20 +102,37 @@ def told(
             yield refer(forest.to(device)) if refer else forest
         return
     known = [refer(forest.to(device)) if refer else forest for forest in forests]
-    sums: dict[str, torch.Tensor] = {}
+    parts: list[Mapping[str, torch.Tensor]] = []
     with torch.no_grad():
         for forest in known:
             placed = forest.to(device)
-            for name, value in objective.gather(outputs(model, placed), placed).items():
-                sums[name] = sums[name] + value if name in sums else value
+            parts.append(objective.gather(outputs(model, placed), placed))
+    step, before = joined(parts), 0
     if ranks.world > 1:
-        shares = ranks.gather({name: value.cpu() for name, value in sums.items()})
-        sums = {name: value.to(device) for name, value in total(shares).items()}
-    yield from (replace(forest, step=sums) for forest in known)
+        shares = ranks.gather((len(parts), {name: value.cpu() for name, value in step.items()}))
+        before = sum(count for count, _ in shares[: ranks.rank])
+        step = {name: value.to(device) for name, value in joined([share for _, share in shares]).items()}
+    yield from (replace(forest, step=step, place=before + number) for number, forest in enumerate(known))
+
+
+def joined(parts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """What micro-batches gathered, as that of a whole step: numbers added up, lists joined, both in order.
+
+    Example:
+        >>> parts = [{"n": torch.tensor(1.0), "x": torch.tensor([2])}, {"n": torch.tensor(3.0), "x": torch.tensor([4])}]
+        >>> {name: value.tolist() for name, value in joined(parts).items()}
+        {'n': 4.0, 'x': [2, 4]}
+    """
+    names = dict.fromkeys(name for part in parts for name in part)
+    found: dict[str, torch.Tensor] = {}
+    for name in names:
+        values = [part[name] for part in parts if name in part]
+        found[name] = torch.cat(values) if values[0].ndim else sum(values[1:], values[0])
+    return found
 
 
 def gathered(objective: Objective, found: torch.Tensor, forest: Forest) -> Forest:
-    """A forest with its objective's sums, where it is the step's only one and nobody has made them yet."""
+    """A forest with what its objective gathers, where it is the step's only one and nobody has done it yet."""
     if forest.step or not isinstance(objective, Gathering):
         return forest
     return replace(forest, step=objective.gather(found.detach(), forest))
@@ -123,6 +145,7 @@ class Tally:
         objective: Bound.
         micro_batches: Lists of trees; empty ones are passed over.
         ranks: Who shares the step.
+        model: Whose pairs and padding are counted; a decoder's without one.
 
     Attributes:
         trees: The micro-batches.
@@ -130,7 +153,14 @@ class Tally:
         units: Of the whole step over all ranks, 1 at least.
     """
 
-    def __init__(self, objective: Objective, micro_batches: Sequence[Sequence[Tree]], ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        micro_batches: Sequence[Sequence[Tree]],
+        ranks: Ranks = ALONE,
+        model: torch.nn.Module | None = None,
+    ) -> None:
+        self._model = torch.nn.Module() if model is None else model
         self.trees = [trees for trees in micro_batches if trees]
         self.forests = [plant(trees) for trees in self.trees]
         self.units = max(1, ranks.count(sum(objective.units(forest) for forest in self.forests)))
@@ -154,7 +184,9 @@ class Tally:
             units=self.units,
             tokens=sum(forest.num_tokens for forest in self.forests),
             scored_tokens=sum(forest.num_scored for forest in self.forests),
-            pairs=sum(forest.num_pairs for forest in self.forests),
+            pairs=sum(seen_pairs(self._model, forest) for forest in self.forests),
+            padding=sum(padding(self._model, forest) for forest in self.forests),
+            passes=len(self.forests),
             rows=tuple(row for forest in broken or self.forests for row in forest.rows),
         )
 
@@ -168,6 +200,8 @@ def merged(shares: Sequence[StepResult]) -> StepResult:
         tokens=sum(share.tokens for share in shares),
         scored_tokens=sum(share.scored_tokens for share in shares),
         pairs=sum(share.pairs for share in shares),
+        padding=sum(share.padding for share in shares),
+        passes=sum(share.passes for share in shares),
         rows=tuple(row for share in broken or shares for row in share.rows),
     )
 
@@ -182,14 +216,15 @@ def evaluate_loss(
 ) -> dict[str, float]:
     """The objective per unit over evaluation batches, without dropout: `{"loss": …}` and its metrics.
 
-    Sums that an objective asks for over a step (`Gathering`) are those of each batch here. Ranks take turns, batch by
-    batch; the value is that of all batches, and the same on each rank.
+    What an objective gathers over a step (`Gathering`) is that of each batch here. Ranks take turns, batch by batch;
+    the value is that of all batches, and the same on each rank. Metrics that are no means over units come from the
+    records of all batches, in the batches' order (`Predicting`), and stand in the place of means of the same name.
     """
     was_training = model.training
     model.eval()
     try:
         sums: dict[str, float] = {}
-        units = 0
+        units, records = 0, []
         device = next(model.parameters()).device
         for place in range(ranks.rank, len(batches), ranks.world):
             forest = plant(batches[place]).to(device)
@@ -197,9 +232,15 @@ def evaluate_loss(
             found = outputs(model, forest)
             loss = objective.loss(found, gathered(objective, found, forest))
             units += objective.units(forest)
+            if isinstance(objective, Predicting):
+                records.append((place, objective.records(found, forest)))
             for name, value in {"loss": loss.total, **loss.metrics}.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
         sums, units = total(ranks.gather(sums)), ranks.count(units)
-        return {name: value / max(1, units) for name, value in sums.items()}
+        values = {name: value / max(1, units) for name, value in sums.items()}
+        if isinstance(objective, Predicting):
+            every = sorted((one for share in ranks.gather(records) for one in share), key=lambda one: one[0])
+            values |= objective.metrics(joined([record for _, record in every]))
+        return values
     finally:
         model.train(was_training)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from luthier.engine import machine
 from luthier.engine.distributed import ALONE
 from luthier.engine.flops import count_rates
+from luthier.engine.groups import table
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,7 +38,8 @@ def summarise(
         "steps": progress.step,
         "tokens": progress.tokens,
         "scored_tokens": progress.scored_tokens,
-        "flops": rates.total(progress.tokens, progress.scored_tokens, progress.pairs),
+        "padding_share": progress.padding / max(progress.tokens + progress.padding, 1),
+        "flops": rates.total(progress.tokens, progress.scored_tokens, progress.pairs, progress.passes),
         "seconds": progress.seconds,
         "cpu_seconds": progress.cpu_seconds,
         "tokens_per_second": progress.tokens / max(progress.seconds, 1e-9),
@@ -45,6 +47,7 @@ def summarise(
         "peak_memory_bytes": max(ranks.gather(machine.peak_memory_bytes())),
         "trainable_parameters": trainable.num_trainable,
         "total_parameters": sum(p.numel() for p in trainable.model.parameters()),
+        "parameter_groups": table(resolved.recipe.optim, trainable),
         "final_loss": progress.loss,
         "evaluation": {"loss": evaluation} if evaluation else {},
         "hardware": machine.hardware(),

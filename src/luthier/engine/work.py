@@ -33,11 +33,13 @@ class Progress:
         tokens: Real tokens trained on.
         scored_tokens: Scored ones among them.
         pairs: Pairs of a token and one that it sees: what attention computed.
+        padding: Tokens besides that were computed and stand for nothing (encoder-decoders).
+        passes: Forward and backward passes.
         seconds: Wall-clock of the training steps alone.
         cpu_seconds: Processor time of the same.
         loss: Of the last step.
         evaluation: What the last evaluation found.
-        best: What the one with the lowest loss found.
+        best: What the best one found (`engine.best`).
         best_step: The step it came after; 0 where there was none.
         waited: Evaluations since then.
         ended: Whether the run stopped early.
@@ -48,6 +50,8 @@ class Progress:
     tokens: int = 0
     scored_tokens: int = 0
     pairs: int = 0
+    padding: int = 0
+    passes: int = 0
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     loss: float | None = None

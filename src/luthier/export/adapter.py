@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from pydantic import ValidationError
@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 from luthier.core import registry
 from luthier.core.errors import ModelError, RecipeError
-from luthier.models.tasks import head_keys, task_of
-from luthier.models.values import HEADS, value_head
+from luthier.core.tasks import Task
+from luthier.models.heads import HEADS, drawn_modules, head_keys, task_of_model
 from luthier.models.virtual import EMBEDDINGS, ENCODER_FILE
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     Unfold = Callable[[nn.Module, dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 
 PREFIX = "base_model.model."
+TASKS = get_args(Task)
 CONFIGS = ("adapter_config.json", "luthier_adapter.json")  # PEFT's, and that of methods which PEFT does not have
 SHORT_PREFIX = "base_model."  # of what trains beside virtual tokens: nothing wraps the model inside PEFT's there
 # With `bias: all` PEFT writes the biases of whole modules three times; the first is the one that counts.
@@ -52,16 +53,18 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> Trainable:
         ModelError: The folder is not an adapter, of a kind that no method here knows, or does not fit the model.
     """
     given, where = read_config(folder), f"adapter {folder}"
-    if given.get("task_type") == "SEQ_CLS" and value_head(model) is None:
-        received = f"task_type SEQ_CLS, a reward model's, for {type(model).__name__}"
-        raise ModelError(where, received, "an adapter of a language model", "choose another adapter")
+    told, task = given.get("task_type"), task_of_model(model)
+    if told in TASKS and told != task:
+        received = f"task_type {told} for {type(model).__name__}, a model for {task}"
+        raise ModelError(where, received, f"an adapter for {task}", "choose another adapter")
     method = method_of(given, folder)
     own = "peft_type" not in given
     trainable: Trainable = _apply_own(method, model, given, where) if own else method.load_peft(model, given, where)
-    _fill(trainable, folder)
-    drawn = head_keys(model) if task_of(model.config) == "CAUSAL_LM" else set()
-    if lacking := sorted(drawn - trainable.parameters().keys()):
-        received = f"no weights for the head of values ({lacking[0]}), and none in its base"
+    _fill(trainable, folder, getattr(method, "unfold", None))
+    drawn = tuple(f"{name}." for name in drawn_modules(model))
+    lacking = sorted(key for key in head_keys(model) - trainable.parameters().keys() if key.startswith(drawn))
+    if drawn and lacking:
+        received = f"no weights for the head of values or labels ({lacking[0]}), and none in its base"
         raise ModelError(where, received, "an adapter that was saved with its head", "name it in modules_to_save")
     return trainable
 
@@ -74,21 +77,24 @@ def is_adapter(folder: Path) -> bool:
 def _apply_own(method: ModuleType, model: nn.Module, given: dict[str, Any], where: str) -> Trainable:
     """Do what the recipe did that the folder comes from."""
     try:
-        config = method.Config.model_validate(given.get("config"))
+        config = method.Config.model_validate_json(
+            json.dumps(given.get("config"))
+        )  # as in recipes: a list may be a tuple
         return method.apply(model, config)
     except (ValidationError, RecipeError) as error:
         received = f"settings that do not fit ({str(error).splitlines()[0]})"
         raise ModelError(where, received, "the base it was trained on", "give that base") from None
 
 
-def head_rows(folder: Path) -> int | None:
-    """How many values the head in an adapter gives (`num_labels`); None where it holds none."""
+def head_in(folder: Path) -> tuple[str, int] | None:
+    """The last linear of the head in an adapter, and how many values it gives (`num_labels`); None of one without."""
     path = folder / "adapter_model.safetensors"
     try:
         with safe_open(path, "pt") as file:
-            known = {f"{prefix}{head}.weight" for head in HEADS for prefix in (PREFIX, SHORT_PREFIX)}
+            ends = {f"{head}{last}.weight": head for head in HEADS for last in ("", ".out_proj")}
+            known = {prefix + end: head for end, head in ends.items() for prefix in (PREFIX, SHORT_PREFIX)}
             heads = [name for name in file.keys() if name in known]  # noqa: SIM118 - not a dict
-            return int(file.get_slice(heads[0]).get_shape()[0]) if heads else None
+            return (known[heads[0]], int(file.get_slice(heads[0]).get_shape()[0])) if heads else None
     except (OSError, SafetensorError):
         return None  # whoever reads the weights says what is wrong with them
 

@@ -4,6 +4,10 @@
 base + adapter             -- logits -------------> remembered
   | W + gamma B A in float32, rounded once              |
 plain transformers folder  -- read again, logits -> compared -> merge_proof.json, or no folder at all
+
+An adapter of a quantised base learned what its codes say, so it can be folded into two bases: into these codes made
+dense, or into the 16-bit checkpoint that they were made from. Both are held against the trained model, and the nearer
+one is written.
 """
 
 from __future__ import annotations
@@ -23,9 +27,10 @@ from luthier.export.origin import find_origin
 from luthier.export.proof import Comparison
 from luthier.export.value_proof import ValueComparison
 from luthier.models.bars import without_bars
+from luthier.models.quantized import as_loaded, dense_, is_quantized
 from luthier.models.save import save_model, save_words
+from luthier.models.heads import task_of_model
 from luthier.models.tasks import auto_class
-from luthier.models.values import value_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from luthier.core.tasks import Task
+    from luthier.core.trainable import Trainable
     from luthier.export.origin import Origin
     from luthier.export.proof import Proof
     from luthier.export.value_proof import ValueProof
@@ -105,12 +111,19 @@ def merge_run(
         with trainable.disabled():
             comparison.measure_base(model)
         say(f"merging {type(model).__name__} in {_short(computed)}, writing {_short(written)}")
-        _write(trainable.merge(), written, tokenizer, folder)
-        del model, trainable  # for a moment there is one model in memory, never two
-        again = _read_again(folder, written, origin.task).to(device, computed)
+        task = task_of_model(model)
+        bases: dict[str, Any] = {}
+        if is_quantized(model):
+            del model, trainable  # for a moment there is one model in memory, never two
+            trainable, bases = _nearer_base(origin, dtype, comparison, say)
+            model = trainable.model
+        _write(as_loaded(trainable.merge()), written, tokenizer, folder)
+        del model, trainable
+        again = _read_again(folder, written, task).to(device, computed)
         proof = comparison.prove(again, dtype=written, bound=bound)
         proof.demand(str(final))
-        about = {"adapter": str(origin.adapter.resolve()), "base": origin.model.model_name_or_path, **proof.to_json()}
+        about = {"adapter": str(origin.adapter.resolve()), "base": origin.model.model_name_or_path, **bases}
+        about |= proof.to_json()
         (folder / "merge_proof.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return Exported(folder=final, proof=proof)
 
@@ -138,9 +151,30 @@ def load_base(origin: Origin, dtype: Dtype = "auto") -> tuple[PreTrainedModel, t
     return model, written
 
 
+def _nearer_base(
+    origin: Origin, dtype: Dtype, comparison: Comparison | ValueComparison, say: Callable[[str], None]
+) -> tuple[Trainable, dict[str, Any]]:
+    """The adapter on whichever base makes the merged model the more like the trained one; and how near both come."""
+    kinds = {"dequantized": origin}
+    if origin.model.quantization != "none":  # else the checkpoint itself holds codes, and there is nothing else
+        kinds = {"16-bit": origin.in_sixteen_bits()} | kinds
+    found: dict[str, Proof | ValueProof] = {}
+    for kind, source in kinds.items():
+        model, written = load_base(source, dtype)
+        trainable = load_adapter(model, origin.adapter)
+        merged: Any = dense_(trainable.merge())
+        found[kind] = comparison.prove(merged, dtype=written)
+        say(f"on the {kind} base: {found[kind].told()}")
+    nearest = min(found, key=lambda kind: found[kind].distance)
+    say(f"the {nearest} base is written: merged, it is the nearer to the model that was trained")
+    model, _ = load_base(kinds[nearest], dtype)
+    trainable = load_adapter(model, origin.adapter)
+    return trainable, {"base_weights": nearest, "bases": {kind: proof.to_json() for kind, proof in found.items()}}
+
+
 def comparison_of(model: PreTrainedModel, rows: Sequence[Sequence[int]], label: str) -> Comparison | ValueComparison:
-    """What an export is proved by: words, or the values of a reward model."""
-    if value_head(model) is not None:
+    """What an export is proved by: words, or what the head of a model for another task gives."""
+    if task_of_model(model) != "CAUSAL_LM":
         return ValueComparison(rows, label)
     return Comparison(rows, label, vocabulary_of(model))
 

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ModelError, UserError
-from luthier.export.adapter import head_rows, is_adapter, read_config
+from luthier.export.adapter import TASKS, head_in, is_adapter, read_config
 from luthier.models.failures import EMBEDDED
 from luthier.models.load import load_model, locate
+from luthier.models.quantized import read_record
 from luthier.recipe import Model, Recipe, load_recipe
 
 if TYPE_CHECKING:
@@ -47,10 +48,14 @@ class Origin:
         return [self.adapter, base] if base.is_dir() else [self.adapter]
 
     @property
-    def task(self) -> Task:
-        """What its base is loaded for; adapters of unknown origin may not say it, but then hold a head of values."""
-        told = self.config.get("task_type")
-        return "SEQ_CLS" if told == "SEQ_CLS" or (not told and head_rows(self.adapter)) else "CAUSAL_LM"
+    def task(self) -> Task | None:
+        """What its base is loaded for; adapters of unknown origin may not say it, but then hold its head, or none."""
+        told, head = self.config.get("task_type"), head_in(self.adapter)
+        if told in TASKS:
+            return told  # type: ignore[no-any-return]
+        if head is None:
+            return None  # what the base was saved for
+        return "QUESTION_ANS" if head[0] == "qa_outputs" else "SEQ_CLS"
 
     def load_base(self, dtype: torch.dtype, attention: str = "luthier") -> PreTrainedModel:
         """Load the plain base for the adapter's task; a head of values is the base's, or waits for the adapter's.
@@ -62,11 +67,18 @@ class Origin:
         Raises:
             ModelError: It cannot be loaded.
         """
+        whole = self.config.get("modules_to_save") or self.config.get("config", {}).get("modules_to_save") or ()
         if self.task == "CAUSAL_LM":
-            return load_model(self.model, dtype, attention=attention)
+            return load_model(self.model, dtype, attention=attention, whole=whole)
         # Quietly: a head that is drawn here is filled by the adapter, or the adapter is refused.
-        words: dict[str, Any] = {"task": self.task, "num_labels": head_rows(self.adapter), "say": lambda _: None}
-        return load_model(self.model, dtype, attention=attention, **words)
+        head = head_in(self.adapter)
+        words: dict[str, Any] = {"task": self.task, "num_labels": head and head[1], "say": lambda _: None}
+        return load_model(self.model, dtype, attention=attention, whole=whole, **words)
+
+    def in_sixteen_bits(self) -> Origin:
+        """The same adapter on the checkpoint that its quantised base was made from."""
+        plain = {"quantization": "none", "bnb_4bit_use_double_quant": False}
+        return replace(self, model=self.model.model_copy(update=plain))
 
     def beside(self, word: str) -> Path:
         """The default place of an export: inside its run, else beside the adapter."""
@@ -114,8 +126,9 @@ def _no_adapter(path: Path, where: str) -> UserError:
 
 def _base(adapter: Path, config: dict[str, Any], recipe: Recipe | None, base: str | None) -> Model:
     named = config.get("base_model_name_or_path")
+    quantized = read_record(adapter)
     if base is not None:
-        return Model(model_name_or_path=base)
+        return Model(model_name_or_path=base, **quantized)
     if recipe is not None:
         name = recipe.model.model_name_or_path
         moved = name not in EMBEDDED and not Path(name).expanduser().exists() and named and Path(named).is_dir()
@@ -126,4 +139,4 @@ def _base(adapter: Path, config: dict[str, Any], recipe: Recipe | None, base: st
     if str(named).startswith((".", "/", "~")) and not Path(named).expanduser().is_dir():
         received = f"its base {named} is not on this machine"
         raise ModelError(where, received, "a folder or a hub name", "give it with --base")
-    return Model(model_name_or_path=named, model_revision=config.get("revision"))
+    return Model(model_name_or_path=named, model_revision=config.get("revision"), **quantized)

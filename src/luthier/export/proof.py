@@ -63,6 +63,11 @@ class Proof:
         lost = self.mean_kl > 0.5 * self.adapter_kl and self.mean_kl > NOISE * self.bound
         return self.mean_kl <= self.bound and not lost and math.isfinite(self.max_logit_difference)
 
+    @property
+    def distance(self) -> float:
+        """How far the two are apart, to choose between exports; NaN is farther than anything."""
+        return math.inf if math.isnan(self.mean_kl) else self.mean_kl
+
     def to_json(self) -> dict[str, Any]:
         """The numbers and the verdict, for merge_proof.json."""
         return {**asdict(self), "holds": self.holds}

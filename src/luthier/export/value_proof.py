@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does a reward model that was written behave like the one that was trained? Its values after every token, in numbers.
+"""Does a model with a head (values, labels, spans) or without one behave, once written, like the one that was trained?
 
-Values have no unit, so differences are told as shares of their spread: the standard deviation of the trained model's
-values over all tokens. What matters of a reward is which of two texts has more of it, so the order is compared too.
+What it gives has no unit, so differences are told as shares of its spread: the standard deviation of the trained model's
+numbers over all tokens (of an encoder that classifies, over texts: each row and three of its beginnings). What matters of
+a reward is which of two texts has more of it, so the order is compared too.
 
-Shapes: L tokens of one row, C values of each.
+Shapes: L tokens of one row (or texts made of it), C numbers of each.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from luthier.core.errors import RunFailed
+from luthier.models.encoders import reads_both_ways, tokens_of
+from luthier.models.heads import task_of_model
 from luthier.models.values import value_head
 
 if TYPE_CHECKING:
@@ -23,21 +26,30 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
+    from luthier.core.tasks import Task
+
 # Root mean square of the difference as a share of the spread that rounding the merged weights once may cost.
 BOUNDS = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 # A short training may move a model by less than the bound. Then losing half of it fails too, above this share of it.
 NOISE = 1 / 50
 MOST_TOKENS = 4096
 _TINY = 1e-12  # a spread of zero (all values equal) is no unit
+_WHAT: dict[Task, str] = {
+    "SEQ_CLS": "values after {} tokens",
+    "TOKEN_CLS": "logits of labels of {} tokens",
+    "QUESTION_ANS": "logits of spans of {} tokens",
+    "FEATURE_EXTRACTION": "hidden states of {} tokens",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValueProof:
-    """How far the written reward model is from the trained one.
+    """How far the written model is from the trained one.
 
     Attributes:
+        what: What is compared, and of how many tokens or texts.
         rows: Where the tokens come from.
-        tokens: Tokens after which values are compared.
+        tokens: How many.
         max_value_difference: Largest absolute difference of two values.
         relative_difference: Root mean square of all differences, as a share of the trained values' spread.
         order_agreement: Share of pairs of neighbouring tokens whose values both models put in the same order.
@@ -48,6 +60,7 @@ class ValueProof:
         bound: What `relative_difference` may be at most.
     """
 
+    what: str
     rows: str
     tokens: int
     max_value_difference: float
@@ -66,6 +79,11 @@ class ValueProof:
         lost = far > 0.5 * self.adapter_difference and far > NOISE * self.bound
         return far <= self.bound and not lost and math.isfinite(self.max_value_difference)
 
+    @property
+    def distance(self) -> float:
+        """How far the two are apart, to choose between exports; NaN is farther than anything."""
+        return math.inf if math.isnan(self.relative_difference) else self.relative_difference
+
     def to_json(self) -> dict[str, Any]:
         """The numbers and the verdict, for merge_proof.json."""
         return {**asdict(self), "holds": self.holds}
@@ -73,7 +91,7 @@ class ValueProof:
     def told(self) -> str:
         """One line for a person."""
         return (
-            f"values after {self.tokens:,} tokens compared ({self.rows}): they differ by "
+            f"{self.what} compared ({self.rows}): they differ by "
             f"{self.relative_difference:.2g} of their spread {self.spread:.3g} (training had moved the base by "
             f"{self.adapter_difference:.2g}), at most by {self.max_value_difference:.2g}, "
             f"and agree on the order of {self.order_agreement:.2%} of all pairs"
@@ -92,7 +110,7 @@ class ValueProof:
 
 
 class ValueComparison:
-    """Remembers what the trained reward model says on some rows, to be held against another model.
+    """Remembers what the trained model says on some rows, to be held against another model.
 
     Args:
         rows: Token ids; up to `MOST_TOKENS` are used.
@@ -131,7 +149,8 @@ class ValueComparison:
         agree = [(a.diff(dim=0).sign() == b.diff(dim=0).sign()) for a, b in zip(self.trained, again, strict=True)]
         return ValueProof(
             rows=self.label,
-            tokens=sum(map(len, self.rows)),
+            tokens=sum(map(len, self.trained)),
+            what=self._what(model),
             max_value_difference=float(differences.max()),
             relative_difference=self._share(again),
             order_agreement=float(torch.cat(agree).double().mean()),
@@ -151,10 +170,22 @@ class ValueComparison:
 
     @torch.no_grad()
     def _values(self, model: PreTrainedModel) -> Iterator[torch.Tensor]:
-        """[L, C] of each row, float64, on the CPU: the head on every hidden state."""
-        head, decoder = value_head(model), model.get_decoder()
-        assert head is not None
+        """[L, C] of each row, float64, on the CPU: of a decoder's values, the head on every hidden state."""
+        head: Any = value_head(model)
+        asked = model if head is None else model.get_decoder()
+        words: dict[str, Any] = {} if reads_both_ways(model) else {"use_cache": False}
         model.eval()
         for row in self.rows:
-            hidden = decoder(input_ids=row[None].to(model.device), use_cache=False).last_hidden_state[0]
-            yield head(hidden).double().cpu()
+            ids = row[None].to(model.device)
+            if head is None and task_of_model(model) == "SEQ_CLS":
+                ends = sorted({max(1, len(row) * quarter // 4) for quarter in (1, 2, 3, 4)})
+                yield torch.cat([asked(input_ids=ids[:, :end], **words).logits for end in ends]).double().cpu()
+                continue
+            output = asked(input_ids=ids, **words)
+            found = tokens_of(output) if head is None else head(output.last_hidden_state)
+            yield found[0].double().cpu()
+
+    def _what(self, model: PreTrainedModel) -> str:
+        count, task = f"{sum(map(len, self.trained)):,}", task_of_model(model)
+        of_texts = task == "SEQ_CLS" and value_head(model) is None
+        return f"values of {count} texts" if of_texts else _WHAT[task].format(count)

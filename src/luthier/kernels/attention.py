@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Forest attention: each token sees its own segment's past and its ancestors, nothing else.
+"""Forest attention: each token sees its own segment (its past, in causal models) and its ancestors, nothing else.
 
 `models.planted` registers it with transformers.
 
@@ -13,7 +13,7 @@ Shapes: H query heads, K key heads (K divides H), T tokens, D head size, L own t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -27,21 +27,24 @@ if TYPE_CHECKING:
     from luthier.kernels.forest import Forest
 
 
-def visible(forest: Forest, sliding_window: int | None = None) -> torch.Tensor:
+def visible(forest: Forest, sliding_window: int | None = None, causal: bool = True) -> torch.Tensor:
     """Which token sees which: bool [T, T]. For tests, the plain form and messages only.
 
     Args:
         forest: The batch.
         sliding_window: A token sees at most this many positions, itself included.
+        causal: False: it sees its whole segment, and of a window both sides.
     """
     mask = torch.zeros(forest.num_tokens, forest.num_tokens, dtype=torch.bool)
     for segment, (start, end) in enumerate(zip(forest.starts[:-1], forest.starts[1:], strict=True)):
-        mask[start:end, start:end] = torch.ones(end - start, end - start, dtype=torch.bool).tril()
+        own = torch.ones(end - start, end - start, dtype=torch.bool)
+        mask[start:end, start:end] = own.tril() if causal else own
         for above in forest.ancestors(segment):
             mask[start:end, forest.starts[above] : forest.starts[above + 1]] = True
     if sliding_window is not None:
         position = forest.position_ids.cpu()
-        mask &= position[:, None] - position[None, :] < sliding_window
+        distance = position[:, None] - position[None, :]
+        mask &= (distance if causal else distance.abs()) < sliding_window
     return mask
 
 
@@ -94,6 +97,7 @@ def forest_attention(  # noqa: PLR0913 - the options of plain_attention
     *,
     scaling: float,
     sliding_window: int | None = None,
+    causal: bool = True,
     softcap: float | None = None,
     sinks: torch.Tensor | None = None,
     dropout: float = 0.0,
@@ -107,6 +111,7 @@ def forest_attention(  # noqa: PLR0913 - the options of plain_attention
         forest: Which token belongs to which segment.
         scaling: Factor of the scores.
         sliding_window: A token sees at most this many positions, itself included.
+        causal: False: it sees its whole segment, and of a window both sides (encoders).
         softcap: See :func:`plain_attention`.
         sinks: Likewise.
         dropout: Likewise.
@@ -116,10 +121,11 @@ def forest_attention(  # noqa: PLR0913 - the options of plain_attention
     """
     special = softcap is not None or sinks is not None
     if varlen_available(query, value) and not special and not dropout:
-        return varlen_attention(query, key, value, forest, scaling=scaling, sliding_window=sliding_window)
-    if not special and not dropout and native.usable(query, key, value):
-        return native_attention(query, key, value, forest, scaling, sliding_window)
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and not special and not dropout:
+        words: Any = {"sliding_window": sliding_window, "causal": causal}
+        return varlen_attention(query, key, value, forest, scaling=scaling, **words)
+    if not special and native.usable(query, key, value):
+        return native_attention(query, key, value, forest, scaling, sliding_window, causal=causal, dropout=dropout)
+    if causal and query.device.type == "cpu" and query.dtype == torch.bfloat16 and not special and not dropout:
         # torch's own bfloat16 kernel is 1.1 to 1.9 times slower there, most of all on short segments.
         return cpu_attention(query, key, value, forest, scaling=scaling, window=sliding_window)
     lengths = forest.lengths()
@@ -136,8 +142,8 @@ def forest_attention(  # noqa: PLR0913 - the options of plain_attention
         total = own_key.shape[1]
         windowed = sliding_window is not None and total > sliding_window
         mask = None
-        if len(chain) > 1 or windowed or special:
-            mask = _bottom_right(length, total, sliding_window, query.device)
+        if (causal and len(chain) > 1) or windowed or special:
+            mask = _bottom_right(length, total, sliding_window, causal, query.device)
         if special:
             assert mask is not None
             one = plain_attention(
@@ -151,7 +157,7 @@ def forest_attention(  # noqa: PLR0913 - the options of plain_attention
                 dropout=dropout,
             )
         else:
-            one = _sdpa(queries[segment], own_key, own_value, mask, scaling, dropout)
+            one = _sdpa(queries[segment], own_key, own_value, mask, scaling, dropout, causal)
         outputs.append(one)
     return torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0]
 
@@ -163,22 +169,24 @@ def _sdpa(
     mask: torch.Tensor | None,
     scaling: float,
     dropout: float,
+    causal: bool,
 ) -> torch.Tensor:
     return F.scaled_dot_product_attention(
         query[None],
         key[None],
         value[None],
         attn_mask=mask,
-        is_causal=mask is None,
+        is_causal=causal and mask is None,
         scale=scaling,
         dropout_p=dropout,
         enable_gqa=query.shape[0] != key.shape[0],
     )[0]
 
 
-def _bottom_right(length: int, total: int, window: int | None, device: torch.device) -> torch.Tensor:
-    """Causal mask bool [L, M] whose last query sees the last key."""
+def _bottom_right(length: int, total: int, window: int | None, causal: bool, device: torch.device) -> torch.Tensor:
+    """Mask bool [L, M] whose last query is at the last key."""
     query = torch.arange(total - length, total, device=device)[:, None]
     key = torch.arange(total, device=device)[None]
-    mask = key <= query
-    return mask if window is None else mask & (query - key < window)
+    distance = query - key
+    mask = distance >= 0 if causal else torch.ones_like(distance, dtype=torch.bool)
+    return mask if window is None else mask & (distance.abs() < window)

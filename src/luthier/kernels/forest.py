@@ -61,7 +61,8 @@ class Forest:
         labels: Class of each token, -100 where it has none, int64 [T]; None where no token has one.
         type_ids: Which of two texts each token belongs to, int64 [T]; None: all to the first.
         targets: Of each tree, as in `core.types.Tree`; empty where no tree has any.
-        step: Sums over the whole optimiser step that an objective asked for (`core.trainable.Objective.gather`).
+        step: What an objective asked for of the whole optimiser step (`core.trainable.Gathering.gather`).
+        place: Which of the step's micro-batches this is, over all ranks: where its own part stands in `step`.
     """
 
     input_ids: torch.Tensor
@@ -81,6 +82,7 @@ class Forest:
     type_ids: torch.Tensor | None = None
     targets: tuple[tuple[float, ...], ...] = ()
     step: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    place: int = 0
 
     @property
     def num_tokens(self) -> int:

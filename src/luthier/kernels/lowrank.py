@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The low-rank linear: y = x W^T + b + gamma (x A^T) B^T with a frozen W.
 
-W never gets a gradient; saved for the backward pass are x and s = x A^T (T x r numbers), nothing else.
+W never gets a gradient; saved for the backward pass are x and s = x A^T (T x r numbers), nothing else; where no A
+trains (LoRA-FA, VeRA), s alone.
 The low-rank product is added in place into the base product's output, so no second T x N tensor is made:
 1.12 times the cost of the base linear on a CPU in bfloat16, where PEFT's forward costs 1.58 times.
 (One GEMM on [x | s] [W | gamma B]^T measured 1.07 but needs a copy of x and of W in a wider buffer; see
@@ -44,6 +45,11 @@ class LowRank(NamedTuple):
     lora_a: torch.Tensor
     lora_b: torch.Tensor
     scaling: float
+
+
+def multiply_adds(weight: torch.Tensor, reached: bool) -> int:
+    """What x W^T costs for each row of x: forward, x's gradient where one is asked for, W's where W trains."""
+    return weight.numel() * (1 + reached + weight.requires_grad)
 
 
 def plain_lowrank_linear(
@@ -120,7 +126,8 @@ class _LowRankLinears(torch.autograd.Function):
             for weight, bias in zip(weights, biases, strict=True)
         ]
         s_TR = add_updates(low_TK, out, lora_a, lora_b, scalings)
-        ctx.save_for_backward(low_TK, s_TR, *tensors)
+        kept = low_TK if any(ctx.needs_input_grad[5::4]) else None  # A's gradient alone reads x again
+        ctx.save_for_backward(kept, s_TR, *tensors)
         ctx.scalings, ctx.shape, ctx.same = scalings, x.shape, low is None
         return tuple(y_TN.view(*x.shape[:-1], y_TN.shape[-1]) for y_TN in out)  # not -1: an expert may get no token
 
@@ -136,17 +143,18 @@ class _LowRankLinears(torch.autograd.Function):
             grad_x = grad_TN[0] @ weights[0]
             for g, weight in zip(grad_TN[1:], weights[1:], strict=True):
                 grad_x.addmm_(g, weight)
-        grad_low = torch.zeros_like(low_TK) if wants_low else None
+        grad_low = grad_TN[0].new_zeros(len(s_TR), lora_a[0].shape[1]) if wants_low else None
         to = grad_x if ctx.same else grad_low
         grads_a, grads_b = update_gradients(low_TK, s_TR, grad_TN, to, lora_a, lora_b, ctx.scalings)
         found: list[torch.Tensor | None] = []
         for i, grad_a in enumerate(grads_a):
             _, wants_bias, wants_a, wants_b = wants[4 * i : 4 * i + 4]
+            grad_b = grads_b[i]
             found += [
                 None,
                 grad_TN[i].sum(0).to(biases[i].dtype) if wants_bias else None,
-                grad_a.to(lora_a[i].dtype) if wants_a else None,
-                grads_b[i].to(lora_b[i].dtype) if wants_b else None,
+                grad_a.to(lora_a[i].dtype) if wants_a and grad_a is not None else None,
+                grad_b.to(lora_b[i].dtype) if wants_b and grad_b is not None else None,
             ]
         return _shaped(grad_x, ctx.shape), _shaped(grad_low, ctx.shape), None, *found
 
@@ -168,18 +176,20 @@ def add_updates(
 
 
 def update_gradients(
-    x: torch.Tensor,
+    x: torch.Tensor | None,
     s: torch.Tensor,
     grads: Sequence[torch.Tensor],
     grad_x: torch.Tensor | None,
     lora_a: Sequence[torch.Tensor],
     lora_b: Sequence[torch.Tensor],
     scalings: Sequence[float],
-) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
+) -> tuple[Sequence[torch.Tensor | None], Sequence[torch.Tensor | None]]:
     """Add gamma dY B A of each part to grad_x [T, K] in place, where there is one; give each dA and each dB.
 
+    A product that nobody asks for is not computed: no dA without x, no dB of a B without a gradient.
+
     Args:
-        x: [T, K], as :func:`add_updates` had it.
+        x: [T, K], as :func:`add_updates` had it, or None where no dA is asked for.
         s: What that gave.
         grads: dY of each part, [T, N].
         grad_x: What to add to, or None.
@@ -188,15 +198,17 @@ def update_gradients(
         scalings: Each gamma.
     """
     a_RK = _stacked(lora_a)
-    if native_lowrank.fits(x, lora_a, lora_b):
+    if x is not None and native_lowrank.fits(x, lora_a, lora_b):
         grad_A, grads_b = native_lowrank.gradients(x.contiguous(), s, grads, grad_x, a_RK, lora_b, scalings)
         return _split(grad_A, lora_b, 0), grads_b
-    found = zip(grads, lora_b, scalings, strict=True)
-    ds_TR = torch.cat([(grad @ b.to(x.dtype)).mul_(scaling) for grad, b, scaling in found], 1)
+    parts = list(zip(grads, lora_b, _split(s, lora_b), scalings, strict=True))
+    dB = [(grad.T @ s_Tr).mul_(scaling) if b.requires_grad else None for grad, b, s_Tr, scaling in parts]
+    if x is None and grad_x is None:
+        return [None] * len(parts), dB
+    ds_TR = torch.cat([(grad @ b.to(grad.dtype)).mul_(scaling) for grad, b, _, scaling in parts], 1)
     if grad_x is not None:
-        grad_x.addmm_(ds_TR, a_RK.to(x.dtype))
-    parts = zip(grads, _split(s, lora_b), scalings, strict=True)
-    return _split(ds_TR.T @ x, lora_b, 0), [(grad.T @ s_Tr).mul_(scaling) for grad, s_Tr, scaling in parts]
+        grad_x.addmm_(ds_TR, a_RK.to(grad_x.dtype))
+    return [None] * len(parts) if x is None else _split(ds_TR.T @ x, lora_b, 0), dB
 
 
 def _shaped(x: torch.Tensor | None, shape: torch.Size) -> torch.Tensor | None:

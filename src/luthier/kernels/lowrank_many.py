@@ -89,7 +89,7 @@ def many_lowrank_linear(
 
 
 class _ManyLowRankLinear(torch.autograd.Function):
-    """Saves x, and s = x A^T of each adapter (T r / n numbers each), nothing else; noise is the caller's."""
+    """Saves s = x A^T of each adapter (T r / n numbers each), and x where an A trains; noise is the caller's."""
 
     @staticmethod
     def forward(
@@ -111,7 +111,9 @@ class _ManyLowRankLinear(torch.autograd.Function):
             if part.a is not None and part.b is not None:
                 s = add_updates(_low(x_TK, part), [own], [part.a], [part.b], [part.scaling])
             kept.append(s)
-        ctx.save_for_backward(x_TK, weight, *flat, *kept, *(part.noise for part in parts))
+        ctx.save_for_backward(
+            x_TK if any(ctx.needs_input_grad[4::3]) else None, weight, *flat, *kept, *(part.noise for part in parts)
+        )
         # Tensors are kept through autograd alone, so that their memory goes with the graph; here numbers only.
         ctx.spans = [(part.start, part.stop, part.scaling) for part in parts]
         ctx.shape = x.shape
@@ -137,12 +139,13 @@ class _ManyLowRankLinear(torch.autograd.Function):
             to = None if grad_x is None else grad_x[start:stop]
             if to is not None and part.noise is not None:
                 to = torch.zeros_like(to)  # ds A goes through the dropout first
-            (grad_a,), (grad_b,) = update_gradients(_low(x_TK, part), s, [own], to, [a], [b], [scaling])
+            low = None if x_TK is None else _low(x_TK, part)
+            (grad_a,), (grad_b,) = update_gradients(low, s, [own], to, [a], [b], [scaling])
             if grad_x is not None and to is not None and part.noise is not None:
                 grad_x[start:stop] += to.mul_(part.noise)
-            if wants[3 * place]:
+            if wants[3 * place] and grad_a is not None:
                 grads[3 * place] = grad_a.to(a.dtype)
-            if wants[3 * place + 1]:
+            if wants[3 * place + 1] and grad_b is not None:
                 grads[3 * place + 1] = grad_b.to(b.dtype)
         return (None if grad_x is None else grad_x.view(ctx.shape), None, None, None, *grads)
 

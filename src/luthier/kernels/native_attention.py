@@ -14,6 +14,7 @@ Shapes: H query heads, K key heads, T tokens, D head size, E value size.
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,8 +26,28 @@ if TYPE_CHECKING:
     from luthier.kernels.forest import Forest
 
 
+@dataclass(frozen=True)
+class _Rest:
+    """What an attention problem says besides its tensors."""
+
+    forest: Forest
+    scaling: float
+    window: int | None
+    causal: bool
+    dropout: float
+    seed: int
+
+
 def native_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, forest: Forest, scaling: float, window: int | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    forest: Forest,
+    scaling: float,
+    window: int | None,
+    *,
+    causal: bool = True,
+    dropout: float = 0.0,
 ) -> torch.Tensor:
     """Attention over a forest; :func:`luthier.kernels.native.usable` tensors only.
 
@@ -37,6 +58,9 @@ def native_attention(
         forest: The batch.
         scaling: Factor of the scores.
         window: A token sees at most this many positions, itself included.
+        causal: False: it sees its whole segment, and of a window both sides.
+        dropout: Share of the weights that is dropped. Which ones is hashed from one seed that torch draws, and made
+            again in the backward pass: no mask is kept.
 
     Returns:
         [H, T, E], a view of a [T, H, E] tensor: the order that the output projection wants.
@@ -44,7 +68,9 @@ def native_attention(
     Reference:
         Dao et al., FlashAttention, arXiv 2205.14135, algorithm 4, for the gradient from the log-sum-exp.
     """
-    result: torch.Tensor = _NativeAttention.apply(query, key, value, forest, scaling, window)
+    seed = int(torch.randint(2**62, ())) if dropout else 0
+    rest = _Rest(forest, scaling, window, causal, dropout, seed)
+    result: torch.Tensor = _NativeAttention.apply(query, key, value, rest)
     return result
 
 
@@ -61,29 +87,22 @@ class _Problem(ctypes.Structure):
             for step in ("head", "token")
         ),
         *((name, ctypes.c_int64) for name in ("segments", "heads", "kv_heads", "tokens")),
-        *((name, ctypes.c_int64) for name in ("width", "value_width", "window")),
+        *((name, ctypes.c_int64) for name in ("width", "value_width", "window", "causal")),
+        *((name, ctypes.c_uint64) for name in ("seed", "dropped")),
         ("scaling", ctypes.c_double),
     )
 
 
 class _NativeAttention(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        forest: Forest,
-        scaling: float,
-        window: int | None,
-    ) -> torch.Tensor:
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rest: _Rest) -> torch.Tensor:
         query, key, value = _dense(query), _dense(key), _dense(value)
         heads, tokens, _ = query.shape
         out = query.new_empty(tokens, heads, value.shape[-1])
         lse = torch.empty(heads, tokens, dtype=torch.float32)
-        _run("attention_forward", query, key, value, forest, scaling, window, out=out, lse=lse)
+        _run("attention_forward", query, key, value, rest, out=out, lse=lse)
         ctx.save_for_backward(query, key, value, out, lse)
-        ctx.rest = forest, scaling, window
+        ctx.rest = rest
         return out.transpose(0, 1)
 
     @staticmethod
@@ -93,11 +112,10 @@ class _NativeAttention(torch.autograd.Function):
         grads = [
             torch.empty_like(x.transpose(0, 1), memory_format=torch.contiguous_format) for x in (query, key, value)
         ]
-        forest, scaling, window = ctx.rest
         names = dict(zip(("grad_query", "grad_key", "grad_value"), grads, strict=True))
         names |= {"grad": _dense(grad), "out": out, "lse": lse}
-        _run("attention_backward", query, key, value, forest, scaling, window, **names)
-        return *(x.transpose(0, 1) for x in grads), None, None, None
+        _run("attention_backward", query, key, value, ctx.rest, **names)
+        return *(x.transpose(0, 1) for x in grads), None
 
 
 def _dense(x: torch.Tensor) -> torch.Tensor:
@@ -110,11 +128,10 @@ def _run(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    forest: Forest,
-    scaling: float,
-    window: int | None,
+    rest: _Rest,
     **more: torch.Tensor,
 ) -> None:
+    forest = rest.forest
     heads, tokens, width = query.shape
     starts = (ctypes.c_int64 * len(forest.starts))(*forest.starts)
     parents = (ctypes.c_int64 * max(1, len(forest.parents)))(*forest.parents)
@@ -132,8 +149,11 @@ def _run(
         tokens=tokens,
         width=width,
         value_width=value.shape[-1],
-        window=window or 0,
-        scaling=scaling,
+        window=rest.window or 0,
+        causal=rest.causal,
+        seed=rest.seed,
+        dropped=round(rest.dropout * 2**32),
+        scaling=rest.scaling,
     )
     work = tokens * width * 8 * heads // key.shape[0]
     native.share(native.function(name, query.dtype), key.shape[0], work, ctypes.byref(problem))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Variable-length attention for CUDA: all segments in one call, ancestors' keys gathered in front of their own.
 
-Causal masks are bottom-right: the last query of a segment sees its last key, so a child sees all of its ancestors.
+Masks are bottom-right: the last query of a segment sees its last key, so a child sees all of its ancestors.
 The index arithmetic is plain Python on the forest's few numbers, done once a batch and not once a layer.
 
 Shapes: H query heads, K key heads, T tokens, D head size, G gathered keys.
@@ -86,6 +86,7 @@ def varlen_attention(
     *,
     scaling: float,
     sliding_window: int | None = None,
+    causal: bool = True,
     kernel: Callable[..., torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """One variable-length call over all segments.
@@ -97,6 +98,7 @@ def varlen_attention(
         forest: The batch.
         scaling: Factor of the scores.
         sliding_window: A token sees at most this many positions, itself included.
+        causal: False: it sees its whole segment, and of a window both sides.
         kernel: What computes it, with the signature of torch.nn.attention.varlen.varlen_attn; that one by default.
 
     Returns:
@@ -106,6 +108,7 @@ def varlen_attention(
     if kernel is None:
         raise RuntimeError("this torch has no variable-length attention with windows, grouped queries and a scale")
     gathered, query_ends, key_ends, longest, longest_key = _on_device(forest.starts, forest.parents, query.device)
+    before = -1 if sliding_window is None else sliding_window - 1
     flat_query, flat_key, flat_value = (x.transpose(0, 1) for x in (query, key, value))
     if gathered is not None:
         flat_key, flat_value = flat_key.index_select(0, gathered), flat_value.index_select(0, gathered)
@@ -118,7 +121,7 @@ def varlen_attention(
         longest,
         longest_key,
         scale=scaling,
-        window_size=(-1, 0) if sliding_window is None else (sliding_window - 1, 0),
+        window_size=(before, 0 if causal else before),
         enable_gqa=query.shape[0] != key.shape[0],
     )
     return out.transpose(0, 1)

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from luthier.core.errors import RecipeError
+from luthier.models.heads import HEADS, head_modules
+from luthier.models.quantized import dense_
 from luthier.models.targets import WORDS, ends_with, nearest
 from luthier.models.ties import tied_pair
-from luthier.models.values import HEADS, value_head
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -86,7 +87,7 @@ def inside(name: str, modules: Collection[str]) -> bool:
 
 
 def find_whole(model: nn.Module, words: Sequence[str], where: str = "method") -> dict[str, nn.Module]:
-    """The modules that `modules_to_save` names, and a head of values, as in PEFT; one inside another trains with it.
+    """The modules that `modules_to_save` names, and the task's head, as in PEFT; one inside another trains with it.
 
     Raises:
         RecipeError: A word names no module, or one without weights.
@@ -104,8 +105,7 @@ def find_whole(model: nn.Module, words: Sequence[str], where: str = "method") ->
             received = f"{word!r} matches {empty}, which has no weights"
             raise RecipeError(key, received, "modules with weights", "remove it")
         found |= matched
-    head = value_head(model)  # drawn anew or trained before, it has to learn what these answers are worth
-    found |= {name for name, module in modules.items() if module is head}
+    found |= set(head_modules(model))  # drawn anew or trained before, it has to learn what these labels are worth
     outer = {name for name in found if not inside(name.rpartition(".")[0], found)}
     return {name: module for name, module in modules.items() if name in outer}
 
@@ -114,12 +114,12 @@ def refuse_both(target_modules: str | Collection[str], whole: Collection[str], w
     """Refuse a layer that is named twice: which of the two is meant cannot be told.
 
     Raises:
-        RecipeError: A name in `target_modules` is also in `modules_to_save`, or is the head of values.
+        RecipeError: A name in `target_modules` is also in `modules_to_save`, or is the task's head.
     """
     for word in () if isinstance(target_modules, str) else target_modules:
         hit = next((name for name in whole if ends_with(name, word)), None)
         if hit in HEADS:
-            received = f"{word!r}, the head of values, which always trains whole"
+            received = f"{word!r}, the head, which always trains whole"
             raise RecipeError(f"{where}.target_modules", received, "layers besides", f"take {word!r} out")
         if hit and word.lower() not in WORDS:
             raise RecipeError(
@@ -168,7 +168,7 @@ def copy_whole(model: nn.Module, whole: dict[str, nn.Module], tied: tuple[str, s
     for name, module in whole.items():
         parent, _, leaf = name.rpartition(".")
         swaps.append(Swap(owner=model.get_submodule(parent), leaf=leaf, base=module))
-        setattr(swaps[-1].owner, leaf, copy.deepcopy(module))
+        setattr(swaps[-1].owner, leaf, dense_(copy.deepcopy(module)))  # codes have no gradient
     if tied and tied[1] in whole:
         embedding, head = (model.get_submodule(name) for name in tied)
         head.weight = embedding.weight

@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from luthier.kernels.lowrank import lowrank_linear
-from luthier.methods._lowrank import LinearUpdate, LoraEmbedding, LoraLayer
+from luthier.kernels.lowrank import lowrank_linear, multiply_adds
+from luthier.methods._lora_ends import LoraEmbedding
+from luthier.methods._lowrank import LinearUpdate, LoraLayer
 
 MAGNITUDE = "lora_magnitude_vector"
 
@@ -48,6 +49,12 @@ def lengths(weight_NK: torch.Tensor, a_rK: torch.Tensor, b_Nr: torch.Tensor, sca
     low = ((b_Nr @ (a_rK @ a_rK.T)) * b_Nr).sum(1)
     square = plain + 2 * scaling * cross + scaling**2 * low
     return square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()
+
+
+def _length_products(weight_NK: torch.Tensor, r: int) -> int:
+    """Multiply-adds of :func:`lengths`: W A^T, A A^T and B (A A^T)."""
+    rows, columns = weight_NK.shape
+    return r * rows * columns + r * r * (rows + columns)
 
 
 class DoraLinear(LinearUpdate):
@@ -86,6 +93,14 @@ class DoraLinear(LinearUpdate):
         product = self.scaling * (low @ self.lora_A.to(low.dtype).T)
         return [*terms, (low, matrix), (product, stretch * self.lora_B)]
 
+    def row_products(self, reached: bool) -> int:
+        """Of A and B; with dropout, x W^T twice more: of the dropped input, to turn it and to take it off."""
+        return super().row_products(reached) + (2 * multiply_adds(self.matrix_NK, reached) if self.dropout else 0)
+
+    def pass_products(self) -> int:
+        """Of the lengths."""
+        return _length_products(self.matrix_NK, self.r)
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """A, B and m by PEFT's names."""
         return super().tensors() | {MAGNITUDE: self.lora_magnitude_vector}
@@ -112,6 +127,10 @@ class DoraEmbedding(LoraEmbedding):
         """Ids [...] to [..., H]."""
         updated = super().forward(ids)
         return (updated * self.stretch()).to(updated.dtype) if self.active else updated
+
+    def pass_products(self) -> int:
+        """Of the lengths."""
+        return _length_products(self.weight.T, self.r)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """A, B and m by PEFT's names."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from luthier.core.errors import LuthierError
 from luthier.core.trainable import ParameterGroup, Trainable
+from luthier.models.quantized import refuse_quantized
 from luthier.models.save import save_model
 
 if TYPE_CHECKING:
@@ -27,7 +28,11 @@ def train_in_place(model: PreTrainedModel, parameters: Mapping[str, nn.Parameter
 
     Returns:
         Its result is a whole model. `disabled()` raises LuthierError once a step was taken.
+
+    Raises:
+        RecipeError: The model is quantised.
     """
+    refuse_quantized(model, method)
     trained = {id(parameter) for parameter in parameters.values()}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in trained)

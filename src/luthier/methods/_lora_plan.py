@@ -7,23 +7,21 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import Field
 
 from luthier.core.errors import RecipeError
 from luthier.methods._beside import complete_pair, find_whole, inside, refuse_both
-from luthier.methods._keys import Names, Words, as_tuple
 from luthier.methods._peft import by_pattern, unmatched
 from luthier.methods._starts import FROM_BASE, Start
+from luthier.methods._updates import LinearKeys
 from luthier.models.targets import find_targets, is_linear, nearest
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class Config(BaseModel):
-    """LoRA's keys, spelt as in PEFT."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", use_attribute_docstrings=True)
+class LowRankKeys(LinearKeys):
+    """The keys that LoRA and LoRA-FA have, spelt as in PEFT."""
 
     r: Annotated[int, Field(gt=0)] = 16
     """Rank of the update."""
@@ -31,26 +29,23 @@ class Config(BaseModel):
     """Scaling is lora_alpha / r, or lora_alpha / sqrt(r) with use_rslora."""
     use_rslora: bool = False
     """Rank-stabilised scaling."""
-    use_dora: bool = False
-    """Train the length of each row of the updated matrix besides (DoRA)."""
     lora_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Share of the low-rank branch's inputs that is dropped in training."""
-    target_modules: Names = "all-linear"
-    """A list of name endings, a regular expression over whole names, or `all-linear`, `attention`, `mlp`."""
-    exclude_modules: Names | None = None
-    """Name endings or a regular expression to leave out."""
-    layers_to_transform: Annotated[tuple[int, ...] | None, BeforeValidator(as_tuple)] = None
-    """Only these decoder layers, counted from 0."""
-    rank_pattern: dict[str, Annotated[int, Field(gt=0)]] = {}
+    rank_pattern: dict[str, Annotated[int, Field(gt=0)]] = Field({})
     """Other ranks by name ending or regular expression: `{down_proj: 64}`."""
-    alpha_pattern: dict[str, Annotated[float, Field(gt=0.0)]] = {}
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0.0)]] = Field({})
     """Other lora_alpha by name ending or regular expression."""
-    init_lora_weights: Start = True
-    """Where A and B start: true (A Kaiming-uniform, B zero), `gaussian`, or from the base's matrix: olora, pissa."""
     bias: Literal["none", "all", "lora_only"] = "none"
     """Which biases train besides: none, all of the model's, or those of the adapted layers."""
-    modules_to_save: Words = ()
-    """Name endings of modules that train whole, saved with the adapter: `[lm_head]`; a head of values always is one."""
+
+
+class Config(LowRankKeys):
+    """LoRA's keys, spelt as in PEFT."""
+
+    use_dora: bool = False
+    """Train the length of each row of the updated matrix besides (DoRA)."""
+    init_lora_weights: Start = True
+    """Where A and B start: true (A Kaiming-uniform, B zero), `gaussian`, or from the base: olora, pissa, loftq."""
     ensure_weight_tying: bool = False
     """In a tied model: one update (or one whole copy) for head and embedding together."""
 
@@ -89,7 +84,7 @@ def make_plan(model: nn.Module, config: Config) -> Plan:
         received = "true, with use_dora: an update that two ends share has two lengths"
         raise RecipeError("method.ensure_weight_tying", received, "one of them", "leave one of them out")
     _check_start(config)
-    _check_patterns(config, targets)
+    check_patterns(config, targets)
     plan = plan_of(config, targets, whole, tied)
     _check_ranks(config, plan)
     return plan
@@ -135,7 +130,12 @@ def _check_start(config: Config) -> None:
                 raise RecipeError(f"method.{key}", received, "one of them", "leave one of them out")
 
 
-def _check_patterns(config: Config, targets: dict[str, nn.Module]) -> None:
+def check_patterns(config: LinearKeys, targets: dict[str, nn.Module]) -> None:
+    """Refuse patterns of ranks and alphas that match nothing.
+
+    Raises:
+        RecipeError: One does not, or there are no targets.
+    """
     if not targets:
         received = f"{config.target_modules!r}, all of which modules_to_save trains whole"
         raise RecipeError("method.target_modules", received, "layers besides", "name other layers")

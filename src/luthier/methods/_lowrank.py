@@ -1,25 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Low-rank updates as modules: what LoRA and its kin put in the place of a linear or an embedding.
+"""Low-rank updates as modules: what LoRA and its kin put in the place of a linear.
 
-    LoraLinear      y = x W^T + b + gamma (x A^T) B^T        A [r, K], B [N, r]; torch's Linear or GPT-2's Conv1D
-    LoraEmbedding   e = E[ids] + gamma (B A)^T[ids]          A [r, V], B [H, r], the way round that PEFT keeps them
-    TiedLoraHead    a head whose matrix is the embedding's: its update is the embedding's update, read the other way
+    y = x W^T + b + gamma (x A^T) B^T        A [r, K], B [N, r]; torch's Linear or GPT-2's Conv1D
 
-Shapes: K inputs, N outputs, r rank, V words, H hidden.
+Shapes: K inputs, N outputs, r rank.
 """
 
 from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from luthier.kernels.lowrank import LowRank, lowrank_linear
+from luthier.kernels.lowrank import LowRank, lowrank_linear, multiply_adds
 from luthier.kernels.lowrank_many import Part
 from luthier.methods._starts import FROM_BASE, from_base
 
@@ -98,6 +96,20 @@ class LoraLayer(nn.Module):
         """What trains, by its name in PEFT's files."""
         return {"lora_A.weight": self.lora_A, "lora_B.weight": self.lora_B}
 
+    def pair(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """A and B as they multiply."""
+        return self.lora_A, self.lora_B
+
+    def row_products(self, reached: bool) -> int:
+        """Multiply-adds of the update for each row of x, forward and backward (`engine.flops`)."""
+        a, b = self.pair()
+        looked_up = isinstance(self.base_layer, nn.Embedding)
+        return (0 if looked_up else multiply_adds(a, reached)) + multiply_adds(b, reached or a.requires_grad)
+
+    def pass_products(self) -> int:
+        """Multiply-adds for each pass besides."""
+        return 0
+
     def delta(self) -> torch.Tensor:
         """The update in the base weight's own layout, in A's type (float32); each kind of layer has its own."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its update is")
@@ -109,7 +121,8 @@ class LoraLayer(nn.Module):
         The sum becomes a parameter of its own: a matrix that was tied to this one keeps its values.
         """
         weight = self.weight
-        merged = (weight.to(self.lora_A.dtype) + self.delta()).to(weight.dtype)
+        update = self.delta()
+        merged = (weight.to(update.dtype) + update).to(weight.dtype)
         self.base_layer.weight = nn.Parameter(merged, requires_grad=False)
         return self.base_layer
 
@@ -180,7 +193,7 @@ class LoraLinear(LinearUpdate):
 
     def saved(self) -> dict[str, torch.Tensor]:
         """What a file holds: plain LoRA for the plain base, of rank 2 r where the start came from the base."""
-        return dict(zip(self.tensors(), self.pair(), strict=True))
+        return dict(zip(("lora_A.weight", "lora_B.weight"), self.pair(), strict=True))
 
     def low_rank(self) -> LowRank:
         """What the kernel needs of it."""
@@ -207,75 +220,6 @@ class LoraLinear(LinearUpdate):
         low = F.dropout(hidden, self.dropout) if self.training and self.dropout else hidden
         a, b = self.pair()
         return [(hidden, self.weight), (self.scaling * (low @ a.to(low.dtype).T), b)]
-
-
-class LoraEmbedding(LoraLayer):
-    """E + gamma (B A)^T beside a frozen embedding. A is zero and B normal, as in PEFT; there is no dropout on ids."""
-
-    def __init__(self, base: nn.Embedding, *, r: int, scaling: float, dropout: float) -> None:
-        super().__init__(base, scaling, dropout)
-        words, hidden = base.weight.shape
-        self.lora_A, self.lora_B = self.matrix(r, words), self.matrix(hidden, r)
-        nn.init.normal_(self.lora_B)
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Ids [...] to [..., H]."""
-        embedded: torch.Tensor = self.base_layer(ids)
-        if not self.active:
-            return embedded
-        low = F.embedding(ids, self.lora_A.T, padding_idx=self.base_layer.padding_idx)  # type: ignore[arg-type]
-        return (embedded + (low * (self.scaling * self.embed_scale)) @ self.lora_B.T).to(embedded.dtype)
-
-    @property
-    def embed_scale(self) -> Any:
-        """What the base multiplies its rows by (Gemma 3, BART), rounded as it rounds it."""
-        scale = getattr(self.base_layer, "embed_scale", 1.0)
-        return scale.to(self.weight.dtype) if isinstance(scale, torch.Tensor) else scale
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """By PEFT's names; these two have no `.weight` behind them."""
-        return {"lora_embedding_A": self.lora_A, "lora_embedding_B": self.lora_B}
-
-    def delta(self) -> torch.Tensor:
-        """gamma (B A)^T, [V, H]."""
-        return self.scaling * (self.lora_B @ self.lora_A).T
-
-
-class TiedLoraHead(LoraLinear):
-    """The head of a tied model whose embedding is adapted: one update for the one matrix.
-
-    With A [r, V] and B [H, r] of the embedding, its update is gamma A^T B^T: the head's own A is B^T, its B is A^T.
-    It has no parameters; gradients from both ends add up in the embedding's.
-    """
-
-    def __init__(self, base: nn.Module, source: LoraEmbedding, *, dropout: float) -> None:
-        super().__init__(base, r=source.r, scaling=source.scaling, dropout=dropout)
-        self.source = (source,)  # in a tuple, so that it is not a submodule a second time
-
-    def make(self, r: int) -> None:
-        """Nothing is drawn."""
-
-    @property
-    def lora_A(self) -> torch.Tensor:  # type: ignore[override]
-        """The embedding's B, [r, H]."""
-        return self.source[0].lora_B.T
-
-    @property
-    def lora_B(self) -> torch.Tensor:  # type: ignore[override]
-        """The embedding's A, [V, r]."""
-        return self.source[0].lora_A.T
-
-    def merge(self) -> nn.Module:
-        """Take the embedding's merged matrix; the embedding is merged first."""
-        self.base_layer.weight = self.source[0].weight
-        return self.base_layer
-
-
-def wrap(module: nn.Module, *, r: int, scaling: float, dropout: float) -> LoraLayer:
-    """Put the fitting low-rank layer around a linear or an embedding."""
-    if isinstance(module, nn.Embedding):
-        return LoraEmbedding(module, r=r, scaling=scaling, dropout=dropout)
-    return LoraLinear(module, r=r, scaling=scaling, dropout=dropout)
 
 
 def put(model: nn.Module, name: str, module: nn.Module) -> None:

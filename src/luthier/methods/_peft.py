@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from safetensors.torch import save_file
 
 from luthier.core.errors import ModelError, RecipeError
+from luthier.models.heads import task_of_model
 from luthier.models.targets import ends_with, is_adaptable, is_linear
 from luthier.models.ties import head_of, tied_pair
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 T = TypeVar("T")
-PREFIX = "base_model.model."
+OUTER, PREFIX = "base_model.", "base_model.model."
 
 _USED = """r lora_alpha lora_dropout use_rslora use_dora target_modules exclude_modules layers_to_transform
     layers_pattern rank_pattern alpha_pattern bias modules_to_save init_lora_weights ensure_weight_tying""".split()
@@ -37,15 +38,6 @@ _HARMLESS = """peft_type peft_version task_type auto_mapping base_model_name_or_
 # Starts that draw A and B but leave the base weights alone; PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA change them.
 _STARTS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
 _EMBEDDINGS = ("embed_tokens", "lm_head")  # the names by which PEFT knows a tied matrix
-
-TASKS = {
-    "ForCausalLM": "CAUSAL_LM",
-    "LMHeadModel": "CAUSAL_LM",
-    "ForSequenceClassification": "SEQ_CLS",
-    "ForTokenClassification": "TOKEN_CLS",
-    "ForQuestionAnswering": "QUESTION_ANS",
-    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,24 +214,24 @@ def write_folder(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, 
     Args:
         folder: Exists and is empty.
         config: The configuration.
-        tensors: By their names in the model.
+        tensors: By their names in the model; what belongs to no layer by its whole name, `base_model.x`.
     """
     write_tensors(folder, tensors)
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def write_tensors(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write adapter_model.safetensors; tensors come by their names in the model."""
-    copies = {PREFIX + name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    """Write adapter_model.safetensors; tensors come by their names in the model, or `base_model.x`."""
+    named = {name if name.startswith(OUTER) else PREFIX + name: tensor for name, tensor in tensors.items()}
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
     save_file(copies, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def describe(model: nn.Module) -> dict[str, Any]:
     """The part of adapter_config.json that every kind of adapter has."""
-    name = type(model).__name__
     base = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
     return {
-        "task_type": next((task for ending, task in TASKS.items() if name.endswith(ending)), None),
+        "task_type": task_of_model(model) if hasattr(model, "config") else None,
         "base_model_name_or_path": str(Path(base).resolve()) if base and Path(base).is_dir() else base or None,
         "inference_mode": True,
     }

@@ -53,7 +53,16 @@ class Siblings:
 
 
 # Names of linears that read one input in transformers' models.
-_FAMILIES = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("query", "key", "value"), ("w1", "w3"))
+_FAMILIES = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("gate_proj", "up_proj"),
+    ("query", "key", "value"),
+    ("w1", "w3"),
+    ("q", "k", "v"),
+    ("wi_0", "wi_1"),
+)
+# A decoder's attention to the source: its queries read the target, and its keys and values the source.
+_CROSS = {"q_proj": "encoder_attn", "q": "EncDecAttention"}
 
 
 def join(layers: Mapping[str, LoraLayer]) -> None:
@@ -64,7 +73,8 @@ def join(layers: Mapping[str, LoraLayer]) -> None:
     """
     for parent in dict.fromkeys(name[: name.rfind(".") + 1] for name in layers):
         for family in _FAMILIES:
-            found = (layers.get(parent + leaf) for leaf in family)
-            members = [layer for layer in found if type(layer) is LoraLinear and not layer.dropout]
+            crossed = _CROSS.get(family[0]) == parent.rstrip(".").split(".")[-1]
+            found = (layers.get(parent + leaf) for leaf in family[1 if crossed else 0 :])
+            members = [layer for layer in found if isinstance(layer, LoraLinear) and not layer.dropout]
             if len(members) > 1 and len({layer.in_features for layer in members}) == 1:
                 Siblings(members)

@@ -24,7 +24,7 @@ from typing import Literal
 
 import torch
 
-Start = Literal[True, "gaussian", "olora", "pissa"]
+Start = Literal[True, "gaussian", "olora", "pissa", "loftq"]  # the last by `_loftq.py`, of a quantised base
 FROM_BASE = ("olora", "pissa")
 
 

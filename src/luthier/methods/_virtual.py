@@ -23,6 +23,7 @@ from luthier.models.backbone import serving
 from luthier.models.load import DENSE
 from luthier.models.planted import NAME as ATTENTION
 from luthier.models.probe import prove_forest
+from luthier.models.source_target import is_encoder_decoder, target_layers
 from luthier.models.virtual import EMBEDDINGS, ENCODER_FILE, NAME, VirtualTokens, lay_before, virtual_of
 
 if TYPE_CHECKING:
@@ -42,15 +43,20 @@ _KNOWN = """peft_type peft_version task_type auto_mapping base_model_name_or_pat
 
 
 class PromptEmbeddings(nn.Module):
-    """The vectors themselves, [n, W]; nothing computes them."""
+    """The vectors themselves, [n, W]; nothing computes them.
 
-    def __init__(self, vectors: torch.Tensor) -> None:
+    Args:
+        vectors: All that a file holds.
+        read: n, where that is fewer: PEFT keeps as many again for decoders with a source, which nobody reads.
+    """
+
+    def __init__(self, vectors: torch.Tensor, read: int | None = None) -> None:
         super().__init__()
-        self.prompt_embeddings = nn.Parameter(vectors)
+        self.prompt_embeddings, self.read = nn.Parameter(vectors), read
 
     def forward(self) -> torch.Tensor:
         """[n, W]."""
-        return self.prompt_embeddings
+        return self.prompt_embeddings[: self.read]
 
 
 def width_of(model: PreTrainedModel) -> int:
@@ -146,12 +152,14 @@ def load_virtual(
     length, (width, heads, size) = given.get("num_virtual_tokens"), shape
     if not isinstance(length, int) or length < 1:
         raise ModelError(where, f"num_virtual_tokens: {length!r}", "1 or more", "mend adapter_config.json")
-    if (given.get("num_transformer_submodules") or 1) != 1:
+    stacks = given.get("num_transformer_submodules") or 1
+    if stacks not in ((1, 2) if is_encoder_decoder(model) else (1,)):
         raise ModelError(where, "virtual tokens of an encoder and a decoder", "those of a causal language model")
     if heads and given.get("num_attention_heads") not in (None, heads):
         received = f"{given['num_attention_heads']} heads of keys, the model {heads}"
         raise ModelError(where, received, "the base it was trained on", "give that base")
-    encoder = PromptEmbeddings(torch.zeros(length, width, **wide(model)))
+    held = length if heads else length * stacks
+    encoder = PromptEmbeddings(torch.zeros(held, width, **wide(model)), length)
     kept = {key: given[key] for key in _KNOWN if key in given}
     return train_virtual(model, VirtualTokens(encoder, length, (heads, size) if heads else None), kept)
 
@@ -183,8 +191,10 @@ def _prove(model: PreTrainedModel) -> None:
     ids = torch.full((1, 2), 1, device=model.device)
     try:
         with serving(model):
-            model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-        if model.config._attn_implementation == ATTENTION or model.config.model_type in DENSE:
+            more = {"decoder_input_ids": ids} if is_encoder_decoder(model) else {}
+            model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **more)
+        known = model.config._attn_implementation == ATTENTION or model.config.model_type in DENSE
+        if known or is_encoder_decoder(model):
             prove_forest(model, model.config._name_or_path)
     except ModelError as error:
         received = f"it does not take these virtual tokens ({error.received})"
@@ -222,7 +232,7 @@ def _shape(model: PreTrainedModel, virtual: VirtualTokens) -> dict[str, Any]:
     return {
         "num_virtual_tokens": virtual.length,
         "token_dim": width,
-        "num_transformer_submodules": 1,
+        "num_transformer_submodules": 2 if is_encoder_decoder(model) and virtual.heads is not None else 1,
         "num_attention_heads": heads,
-        "num_layers": text.num_hidden_layers,
+        "num_layers": target_layers(text) if is_encoder_decoder(model) else text.num_hidden_layers,
     }

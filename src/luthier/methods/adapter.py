@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bottleneck adapters: small MLPs behind (or beside) the frozen sublayers; Houlsby, Pfeiffer, parallel.
 
-    houlsby     behind attention and behind the MLP, before the residual sum
+    houlsby     behind attention (of a decoder with a source: to the target) and behind the MLP, before the residual sum
     pfeiffer    behind the MLP alone
     parallel    beside the MLP, from the MLP's input
 
@@ -30,7 +30,7 @@ from luthier.methods._bottleneck import Bottleneck, NonLinearity, Shape
 from luthier.methods._keys import Words, as_tuple
 from luthier.methods._lowrank import put, switched_off
 from luthier.methods._own import write_own
-from luthier.models.layers import attention_end, find_layers, mlp_end, mlp_of
+from luthier.models.layers import attention_end, find_stacks, mlp_end, mlp_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -167,7 +167,11 @@ def _hidden_size(model: nn.Module) -> int:
 
 def _sites(model: nn.Module, config: Config) -> list[str]:
     """Whole names of the modules that get an adapter, in the model's order."""
-    where, count = find_layers(model, "method.placement")
+    return [site for stack in find_stacks(model, "method.placement") for site in _sites_in(model, config, *stack)]
+
+
+def _sites_in(model: nn.Module, config: Config, where: str, count: int) -> list[str]:
+    """The same of one list of layers."""
     chosen = range(count) if config.layers_to_transform is None else config.layers_to_transform
     if wrong := [number for number in chosen if not 0 <= number < count] or (not chosen):
         received = f"layer {wrong[0]}" if isinstance(wrong, list) else "no layer"

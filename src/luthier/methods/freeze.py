@@ -2,7 +2,7 @@
 """Partial fine-tuning: chosen layers, or parameters by pattern, train in place; the rest is frozen.
 
     freeze_trainable_layers: 2        the last two layers
-    freeze_trainable_layers: -2       the first two
+    freeze_trainable_layers: -2       the first two (of an encoder-decoder: of each stack)
     unfrozen_parameters: [...]        parameters by regular expression
 
 The keys are LLaMA-Factory's (`finetuning_type: freeze`); `unfrozen_parameters` is Axolotl's. Below the first layer that
@@ -23,9 +23,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict
 from luthier.core.errors import RecipeError
 from luthier.methods._in_place import train_in_place
 from luthier.methods._keys import Words, as_tuple
-from luthier.models.layers import find_layers
+from luthier.models.heads import head_modules
+from luthier.models.layers import find_stacks
 from luthier.models.targets import ends_with, nearest
-from luthier.models.values import value_head
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -62,7 +62,7 @@ class Config(BaseModel):
 
 
 def apply(model: PreTrainedModel, config: Config) -> Trainable:
-    """Let the chosen parameters train in place; a head of values always does.
+    """Let the chosen parameters train in place; a head for a task always does.
 
     Args:
         model: Loaded by :func:`luthier.models.load_model`; changed in place.
@@ -84,9 +84,8 @@ def apply(model: PreTrainedModel, config: Config) -> Trainable:
         chosen = _by_pattern(named, config.unfrozen_parameters)
     else:
         chosen = _by_layer(model, named, config) | _outside(model, named, config.freeze_extra_modules)
-    head = value_head(model)
-    if head is not None:
-        chosen |= {name for name, parameter in named.items() if any(parameter is own for own in head.parameters())}
+    own = {id(parameter) for module in head_modules(model).values() for parameter in module.parameters()}
+    chosen |= {name for name, parameter in named.items() if id(parameter) in own}
     once = {id(parameter): name for name, parameter in reversed(named.items()) if name in chosen}
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return train_in_place(model, {names[key]: named[name] for key, name in reversed(once.items())}, "freeze")
@@ -119,8 +118,12 @@ def _by_pattern(named: Collection[str], patterns: tuple[str, ...]) -> set[str]:
 
 
 def _by_layer(model: nn.Module, named: Collection[str], config: Config) -> set[str]:
-    """Parameters of the layers that train, or of the named modules in them."""
-    where, count = find_layers(model, "method.freeze_trainable_layers")
+    """Parameters of the layers that train, or of the named modules in them; of encoder and decoder, of each."""
+    stacks = find_stacks(model, "method.freeze_trainable_layers")
+    return {name for stack in stacks for name in _in_stack(named, config, *stack)}
+
+
+def _in_stack(named: Collection[str], config: Config, where: str, count: int) -> set[str]:
     asked = LAYERS if config.freeze_trainable_layers is None else config.freeze_trainable_layers
     if abs(asked) > count:
         if config.freeze_trainable_layers is not None:
@@ -151,8 +154,8 @@ def _by_layer(model: nn.Module, named: Collection[str], config: Config) -> set[s
 
 def _outside(model: nn.Module, named: Collection[str], words: tuple[str, ...]) -> set[str]:
     """Parameters of the named modules that stand outside of the layers."""
-    where, _ = find_layers(model, "method.freeze_trainable_layers")
-    outside = {name for name in named if not name.startswith(f"{where}.")}
+    stacks = tuple(f"{where}." for where, _ in find_stacks(model, "method.freeze_trainable_layers"))
+    outside = {name for name in named if not name.startswith(stacks)}
     owners = {name.rpartition(".")[0] for name in outside}
     found: set[str] = set()
     for word in words:

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 PEFT_TYPE = "IA3"
 SHARES_BASE = True  # the vectors stand beside the base
 # What models call the linears that make keys and values, in one with the queries where there is only that.
-_KEYS_VALUES = ("k_proj", "v_proj", "query_key_value", "c_attn", "qkv_proj", "Wqkv")
+_KEYS_VALUES = ("k_proj", "v_proj", "query_key_value", "c_attn", "qkv_proj", "Wqkv", "k", "v")
 
 
 class Config(BaseModel):

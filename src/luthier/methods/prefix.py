@@ -21,6 +21,7 @@ from torch import nn
 from luthier.core.errors import ModelError, RecipeError
 from luthier.methods._virtual import ALONE, PromptEmbeddings, check_computed, load_virtual, train_virtual, wide
 from luthier.models.backbone import serving
+from luthier.models.source_target import is_encoder_decoder, target_layers
 from luthier.models.virtual import ENCODER_FILE, VirtualTokens
 
 if TYPE_CHECKING:
@@ -135,12 +136,14 @@ def key_shape(model: PreTrainedModel) -> tuple[int, int, int]:
     ids = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
     with serving(model):
         cache = model.get_decoder()(input_ids=ids, use_cache=True).past_key_values
+    cache = getattr(cache, "self_attention_cache", cache)  # an encoder-decoder's has that of the source besides
     shapes = {
         tuple(part.shape[1::2]) if isinstance(part, torch.Tensor) else None
         for layer in cache.layers
         for part in (getattr(layer, "keys", None), getattr(layer, "values", None))
     }
-    layers = model.config.get_text_config().num_hidden_layers
+    text = model.config.get_text_config()
+    layers = target_layers(text) if is_encoder_decoder(model) else text.num_hidden_layers
     if len(shapes) != 1 or None in shapes or len(cache.layers) != layers:
         received = f"keys and values of {len(shapes)} shapes in {len(cache.layers)} of {layers} layers"
         allowed = "one shape of keys and values in all layers"

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # What families call the matrices that LoRA's authors adapted (queries and values), also where they are one matrix.
 _QUERY_VALUE: tuple[tuple[str, ...], ...] = (
     ("q_proj", "v_proj"),
+    ("q", "v"),
     ("query_key_value",),
     ("qkv_proj",),
     ("c_attn",),
@@ -118,7 +119,7 @@ def dissect(name_or_path: str, r: int = 16, revision: str | None = None, trust_r
         trust_remote_code: Run code that comes with the model.
 
     Raises:
-        ModelError: There is no such model, or it is no causal language model.
+        ModelError: There is no such model.
     """
     config = load_config(name_or_path, revision, trust_remote_code, weights=False)
     model = _build(name_or_path, config, trust_remote_code)

@@ -14,6 +14,7 @@ import torch
 from luthier.core.errors import ModelError
 from luthier.kernels.attention import visible
 from luthier.kernels.logprob import HeadShape, linear_logprob
+from luthier.models.encoders import encoder_words, first_position, position_table, reads_both_ways
 from luthier.models.planted import NAME, planted
 from luthier.models.virtual import num_virtual
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from luthier.kernels.forest import Forest
+
+
+# Tied ones of these shrink the last hidden states before the head by d_model**-0.5; T5's configuration says whether.
+_SCALED = ("umt5", "switch_transformers")
 
 
 @runtime_checkable
@@ -68,10 +73,10 @@ def hidden_states(model: PreTrainedModel, forest: Forest) -> torch.Tensor:
         ModelError: A branch is longer than the model's positions.
     """
     decoder: Any = model.get_decoder()
-    if decoder is model:
-        raise ModelError(f"model {type(model).__name__}", "no decoder apart from its head", "a causal language model")
-    _check_positions(model, decoder, forest)
+    check_positions(model, forest)
     words = {"input_ids": forest.input_ids[None], "position_ids": forest.position_ids[None], "use_cache": False}
+    if reads_both_ways(model):
+        words = encoder_words(model, forest)
     if model.config._attn_implementation == NAME:
         with planted(forest):
             output = decoder(**words)
@@ -87,8 +92,13 @@ def _dense_mask(forest: Forest, dtype: torch.dtype) -> torch.Tensor:
     return mask.masked_fill_(~visible(forest), torch.finfo(dtype).min).to(forest.input_ids.device)[None, None]
 
 
-def _check_positions(model: PreTrainedModel, decoder: torch.nn.Module, forest: Forest) -> None:
-    limit, why = _last_position(model.config.get_text_config(), decoder)
+def check_positions(model: PreTrainedModel, forest: Forest) -> None:
+    """Refuse a branch that is longer than the model's positions.
+
+    Raises:
+        ModelError: There is one.
+    """
+    limit, why = _last_position(model.config.get_text_config(), model.get_decoder())
     virtual = num_virtual(model)
     if limit is not None and forest.longest() + virtual > limit:
         besides = f" after {virtual} virtual ones" if virtual else ""
@@ -113,16 +123,16 @@ def _last_position(config: Any, decoder: torch.nn.Module) -> tuple[int | None, s
 
 
 def learned_positions(decoder: torch.nn.Module) -> int | None:
-    """Positions in the table of a model that learned them (GPT-2, OPT), else None."""
-    for name, child in decoder.named_children():
-        if isinstance(child, torch.nn.Embedding) and ("pos" in name or name == "wpe"):
-            return child.num_embeddings - getattr(child, "offset", 0)
-    return None
+    """Positions in the table of a model that learned them (GPT-2, OPT, BERT), else None."""
+    table = position_table(decoder)
+    return None if table is None else table.num_embeddings - getattr(table, "offset", 0) - first_position(decoder)
 
 
 def _head(model: PreTrainedModel, hidden: torch.Tensor) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], Any]:
     head: Any = model.get_output_embeddings()
-    bias = getattr(head, "bias", None)
+    bias, own = getattr(head, "bias", None), getattr(model, "final_logits_bias", None)
+    if own is not None and (own.is_cuda or bool(own.any())):  # BART's and its heirs'; zero in most checkpoints
+        bias = own[0] if bias is None else bias + own[0]
     if isinstance(head, LowRankHead):
         return head.logit_terms(hidden), bias
     return [(hidden, head.weight)], bias
@@ -133,6 +143,8 @@ def head_shape(config: Any) -> HeadShape:
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     scale = getattr(text, "logit_scale", None) or 1.0
     divisor = getattr(text, "logits_scaling", None) or 1.0
+    if getattr(text, "scale_decoder_outputs", text.model_type in _SCALED and text.tie_word_embeddings):
+        divisor *= text.d_model**0.5
     return HeadShape(scale=scale / divisor, softcap=getattr(text, "final_logit_softcapping", None))
 
 

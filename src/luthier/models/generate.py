@@ -9,17 +9,18 @@ Shapes: B prompts of a batch, L longest of them, V vocabulary.
 
 from __future__ import annotations
 
-import hashlib
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessorList
 
 from luthier.core.errors import DataError, ModelError, UserError
 from luthier.models.backbone import learned_positions, serving
+from luthier.models.generate_pairs import Asked, encode_sources, write_targets
+from luthier.models.heads import task_of_model
+from luthier.models.sampling import Draw, generator
 from luthier.models.threads import fitting_threads
-from luthier.models.values import value_head
 from luthier.models.virtual import num_virtual
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def generate(  # noqa: PLR0913 - the usual names, keyword only
     """Let a model answer.
 
     Args:
-        model: With or without a method applied; left as it was.
+        model: With or without a method applied; left as it was. An encoder-decoder reads the prompt as its source.
         tokenizer: With the chat template that the model was trained with.
         prompts: Strings, or conversations ({"role", "content"} each) that end before the reply. A string is one
             user turn, unless `raw`.
@@ -64,12 +65,18 @@ def generate(  # noqa: PLR0913 - the usual names, keyword only
         ModelError: There is no chat template, a prompt is too long for the model's positions, or the model is a reward
             model.
     """
-    if value_head(model) is not None:
-        received, allowed = "a reward model: its head gives values, not words", "a language model"
-        raise ModelError(
-            f"model {type(model).__name__}", received, allowed, "models.values.score_texts gives its values"
-        )
+    if (task := task_of_model(model)) not in ("CAUSAL_LM", "SEQ_2_SEQ_LM"):
+        given = {"SEQ_CLS": "values", "TOKEN_CLS": "labels", "QUESTION_ANS": "spans"}.get(task, "vectors")
+        received = f"a model for {task}: its head gives {given}, not words"
+        fix = "give a language model; `luthier evaluate` asks one of another task"
+        raise ModelError(f"model {type(model).__name__}", received, "a language model", fix)
     _check(max_new_tokens, batch_size, temperature, top_p)
+    if task == "SEQ_2_SEQ_LM":
+        words: Any = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+        asked = Asked(temperature=temperature, top_p=top_p, seed=seed, **words)
+        sources, stops = encode_sources(tokenizer, prompts), stop_ids(model, tokenizer, raw=True)
+        targets = write_targets(model, tokenizer, sources, stops, asked)
+        return targets if raw else [target.strip() for target in targets]
     encoded = [_encode(tokenizer, prompt, number, raw) for number, prompt in enumerate(prompts)]
     _check_positions(model, max(map(len, encoded), default=0) + max_new_tokens)
     stops = stop_ids(model, tokenizer, raw)
@@ -80,7 +87,7 @@ def generate(  # noqa: PLR0913 - the usual names, keyword only
         for numbers in _batches(model, order, encoded, batch_size):
             draw = None
             if temperature > 0:
-                draw = Draw(temperature, top_p, [_generator(seed, number, model.device) for number in numbers])
+                draw = Draw(temperature, top_p, [generator(seed, number, model.device) for number in numbers])
             rows = _batch(model, [encoded[number] for number in numbers], max_new_tokens, stops, draw)
             for number, row in zip(numbers, rows, strict=True):
                 text = tokenizer.decode(row, skip_special_tokens=True)
@@ -179,39 +186,6 @@ def _batch(
     rows: list[list[int]] = out[:, longest:].tolist()
     ends = [next((place for place, token in enumerate(row) if token in stops), len(row)) for row in rows]
     return [row[:end] for row, end in zip(rows, ends, strict=True)]
-
-
-class Draw(LogitsProcessor):
-    """Turn logits so that their largest is a sample; one generator a row."""
-
-    def __init__(self, temperature: float, top_p: float, generators: list[torch.Generator]):
-        self.temperature, self.top_p, self.generators = temperature, top_p, generators
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002 - the interface
-        """[B, V] to [B, V]."""
-        scores = scores.float() / self.temperature
-        if self.top_p < 1.0:
-            scores = nucleus(scores, self.top_p)
-        size, device = scores.shape[1], scores.device
-        uniform = torch.stack([torch.rand(size, generator=one, device=device) for one in self.generators])
-        return scores - torch.log(-torch.log(uniform))
-
-
-def nucleus(scores: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Put all but the likeliest tokens that have `top_p` together at -inf; the likeliest one always stays.
-
-    Args:
-        scores: Logits [B, V].
-        top_p: Between 0 and 1.
-    """
-    ordered, places = scores.sort(-1, descending=True)
-    before = torch.softmax(ordered, -1).cumsum(-1) - torch.softmax(ordered, -1)
-    return scores.masked_fill((before >= top_p).scatter(1, places, before >= top_p), float("-inf"))
-
-
-def _generator(seed: int, number: int, device: torch.device) -> torch.Generator:
-    digest = hashlib.sha256(f"{seed} {number}".encode()).digest()  # a generator on a CPU uses 32 bits of its seed
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:4], "little"))
 
 
 def _check(max_new_tokens: int, batch_size: int, temperature: float, top_p: float) -> None:

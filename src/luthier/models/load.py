@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.errors import ModelError
 from luthier.models.bars import without_bars, without_report
 from luthier.models.failures import EMBEDDED, cannot_load, load_errors
-from luthier.models.tasks import auto_class, draw_head, head_keys, settle_padding, settle_task, task_of
+from luthier.models.heads import draw_head, may_be_drawn
+from luthier.models.quantized import loading_words, quietly, settle_quantized
+from luthier.models.tasks import auto_class, saved_for, settle_padding, settle_task
 from luthier.models.threads import bound_caches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from luthier.core.tasks import Task
+    from luthier.core.tasks import Labels, Task
     from luthier.recipe.schema import Model
 
 # Architectures whose attention is their own code and takes a whole [T, T] mask: slower, and memory grows with T^2.
@@ -120,7 +122,7 @@ def load_tokenizer(
 def load_config(
     name_or_path: str, revision: str | None = None, trust_remote_code: bool = False, *, weights: bool = True
 ) -> PretrainedConfig:
-    """Load a model's configuration and check that it is a causal language model.
+    """Load a model's configuration.
 
     Args:
         name_or_path: A folder, a hub name, or `embedded`.
@@ -129,24 +131,17 @@ def load_config(
         weights: Whether a folder must hold weights besides.
 
     Raises:
-        ModelError: There is none, it cannot be read, or it describes another kind of model.
+        ModelError: There is none, or it cannot be read.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+    from transformers import AutoConfig
 
     place = locate(name_or_path, weights=weights)
     try:
-        config = AutoConfig.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            place, revision=revision, trust_remote_code=trust_remote_code
+        )
     except load_errors() as error:
         raise cannot_load(name_or_path, "model", error) from error
-    code = getattr(config, "auto_map", None) or {}
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and "AutoModelForCausalLM" not in code:
-        kinds = getattr(config, "architectures", None) or [type(config).__name__]
-        raise ModelError(
-            f"model {name_or_path}",
-            f"{kinds[0]} ({config.model_type}) is no causal language model",
-            "a model that predicts the next token (transformers' AutoModelForCausalLM)",
-            "choose a decoder: encoders (BERT) and encoder-decoders (T5) cannot be trained here",
-        )
     return config
 
 
@@ -157,7 +152,9 @@ def load_model(
     attention: str = "luthier",
     task: Task | None = "CAUSAL_LM",
     num_labels: int | None = None,
+    labels: Labels | None = None,
     seed: int = 0,
+    whole: Collection[str] = (),
     say: Callable[[str], None] | None = None,
 ) -> PreTrainedModel:
     """Load a model for training.
@@ -166,9 +163,11 @@ def load_model(
         model: The recipe's section.
         dtype: Of all weights.
         attention: `luthier` runs forests (a few old architectures keep theirs and get it as a whole mask: `DENSE`).
-        task: `SEQ_CLS` gives a head of values, the checkpoint's or a new one; None: what the checkpoint was saved for.
+        task: What the model is for; its head is the checkpoint's or a new one. None: what the checkpoint was saved for.
         num_labels: Values of that head; by default what the checkpoint has, and 1 of a new one, drawn from `seed`.
+        labels: Names of these values, which are written into the model's configuration.
         seed: See there.
+        whole: Name endings of modules that a quantised base keeps as they are (`modules_to_save`).
         say: Receives a line about weights in the checkpoint that the model has no place for, and about a new head;
             logged by default.
 
@@ -180,30 +179,27 @@ def load_model(
     bound_caches()
     name, say = model.model_name_or_path, say or logging.getLogger("luthier.models").warning
     config = load_config(name, model.model_revision, model.trust_remote_code)
-    task = settle_task(name, config, task, num_labels)
-    new_head = task == "SEQ_CLS" and task_of(config) == "CAUSAL_LM"
-    if attention == "luthier":
-        attention = DENSE.get(config.model_type, attention)
+    task = settle_task(name, config, task, num_labels, labels)
+    new_head = task not in ("CAUSAL_LM", "SEQ_2_SEQ_LM") and saved_for(config) != task
+    chosen: str | None = attention
+    if attention == "luthier":  # an encoder-decoder runs on transformers' own: its pass is padded
+        chosen = None if task == "SEQ_2_SEQ_LM" else DENSE.get(config.model_type, attention)
+    words: dict[str, Any] = {"revision": model.model_revision, "trust_remote_code": model.trust_remote_code}
+    words |= {"dtype": dtype, "attn_implementation": chosen, "use_safetensors": True, "output_loading_info": True}
+    words |= loading_words(model, config, auto_class(task), whole)
     try:
-        with without_bars(), without_report(new_head):
-            loaded, found = auto_class(task).from_pretrained(
-                locate(name),
-                config=config,
-                revision=model.model_revision,
-                dtype=dtype,
-                attn_implementation=attention,
-                use_safetensors=True,
-                trust_remote_code=model.trust_remote_code,
-                output_loading_info=True,
-            )
+        with without_bars(), without_report(new_head), quietly():
+            loaded, found = auto_class(task).from_pretrained(locate(name), config=config, **words)
     except load_errors() as error:
         if isinstance(error, KeyError) and error.args == ("luthier",):  # a table of its own attention classes
             found = f"{config.model_type}: its attention is code of its own, which takes no forest"
             raise ModelError(f"model {name}", found, RUNNABLE, "choose such a model") from None
         raise cannot_load(name, "model", error) from error
-    _check_complete(name, found, say, head_keys(loaded) if new_head else set())
-    if new_head:
-        draw_head(loaded, name, seed, say)
+    settle_quantized(loaded, model, dtype)
+    lacking = may_be_drawn(loaded, found["missing_keys"]) if task != "CAUSAL_LM" else set()
+    lacking = lacking if new_head else {key for key in lacking if task == "FEATURE_EXTRACTION"}
+    _check_complete(name, found, say, lacking)
+    draw_head(loaded, lacking, name, seed, say)
     settle_padding(loaded, name, say)
     return loaded
 

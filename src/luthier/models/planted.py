@@ -39,11 +39,13 @@ class Seen:
         forest: The batch.
         window: A token sees at most this many positions, itself included; None for all.
         prefix: Keys and values that stand before all tokens; the forest's first segment is theirs.
+        causal: Whether it sees its own segment's past only, and not (encoders) the whole of it.
     """
 
     forest: Forest
     window: int | None
     prefix: Prefix | None = None
+    causal: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +87,7 @@ class Attended:
         query_trains: Whether the queries have a gradient.
         key_trains: Whether the keys have.
         value_trains: Whether the values have.
+        apart: Keys that every token sees, with a softmax of their own (`models.adaption`); 0: the forest's.
     """
 
     heads: int
@@ -93,6 +96,7 @@ class Attended:
     query_trains: bool
     key_trains: bool
     value_trains: bool
+    apart: int = 0
 
 
 class Planted:
@@ -102,6 +106,7 @@ class Planted:
         forest: The batch.
         seen: What the layers are told of it: the batch, or the batch below virtual tokens (`models.virtual`).
         prefix: Their keys and values, where they have no embeddings.
+        kept: Which tokens of `seen` are those of `forest`, where virtual ones stand between them; None: all.
         asked: (mask function, window) of each mask, for `models.probe`.
         attended: Each call, for the count of operations.
     """
@@ -109,6 +114,7 @@ class Planted:
     def __init__(self, forest: Forest) -> None:
         self.forest = self.seen = forest
         self.prefix: Prefix | None = None
+        self.kept: torch.Tensor | None = None
         self.asked: list[tuple[Callable[..., torch.Tensor], int | None]] = []
         self.attended: list[Attended] = []
 
@@ -138,11 +144,24 @@ def _mask(*_: Any, mask_function: Callable[..., torch.Tensor], local_size: int |
     if now is None:
         raise ValueError("attention 'luthier': no forest was planted; use luthier.models.serving(model) to generate")
     now.asked.append((mask_function, local_size))
-    return Seen(now.seen, local_size, now.prefix)
+    if not sees_ahead(mask_function):
+        return Seen(now.seen, local_size, now.prefix)
+    # transformers' windows on both sides let through distances up to their size, its causal ones below it.
+    return Seen(now.seen, None if local_size is None else local_size + 1, now.prefix, causal=False)
+
+
+def sees_ahead(mask_function: Callable[..., torch.Tensor]) -> bool:
+    """Whether a mask function of transformers lets a token see the next one: the mask of an encoder."""
+    nought, one = torch.zeros((), dtype=torch.int64), torch.ones((), dtype=torch.int64)
+    try:
+        return bool(mask_function(nought, nought, nought, one))
+    except (IndexError, RuntimeError):
+        return False  # it looks positions up in the batch; `models.probe` refuses it
 
 
 # Words that models pass along with every call and that say nothing about who sees whom, or with what weight.
 _SILENT = {"position_ids", "use_cache", "output_attentions", "cache_position", "position_embeddings", "past_key_values"}
+_SILENT |= {"deterministic"}  # of flash attention's backward pass (ModernBERT)
 
 
 def _interface(  # noqa: PLR0913 - transformers' own signature
@@ -167,8 +186,10 @@ def _interface(  # noqa: PLR0913 - transformers' own signature
     unknown = sorted(name for name, given in other.items() if given is not None and name not in _SILENT)
     if unknown:
         raise ValueError(f"{kind} passes {', '.join(unknown)} to its attention, which Luthier does not know")
-    if is_causal is False or getattr(module, "is_causal", True) is False:
-        raise ValueError(f"{kind} is not causal")
+    told = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    if told is not attention_mask.causal:
+        words = {True: "causal", False: "not causal"}
+        raise ValueError(f"{kind} is {words[bool(told)]}, its mask is {words[attention_mask.causal]}")
     # transformers' sdpa and eager attention read the window from the mask, its flash attention from this argument.
     if sliding_window not in (None, attention_mask.window):
         raise ValueError(f"{kind} has a window of {sliding_window}, its mask one of {attention_mask.window}")
@@ -194,6 +215,7 @@ def _interface(  # noqa: PLR0913 - transformers' own signature
         attention_mask.forest,
         scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
         sliding_window=attention_mask.window,
+        causal=attention_mask.causal,
         softcap=softcap,
         sinks=s_aux,
         dropout=dropout,

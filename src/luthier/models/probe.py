@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prove, before a run, that a model runs forests: a small forest must equal separate forwards of its branches.
 
-Of a model of words, the log-probabilities are compared; of one that ends in a head of values, the value of each branch.
+Of a model of words, the log-probabilities are compared; of any other, what its head says of each text or token. An encoder
+is asked about whole texts instead of trees.
 
 Any architecture that reads past the mask (recurrent layers, patched attention, learned offsets) shows here, as does
 a head that does more than Luthier knows. It costs six short forwards. What short forwards cannot show, windows of
@@ -20,9 +21,15 @@ import torch
 from luthier.core.errors import ModelError
 from luthier.core.types import Segment, Tree
 from luthier.kernels.forest import plant
+from luthier.models.alone import separate_outputs
 from luthier.models.backbone import serving
-from luthier.models.planted import NAME, RUNNABLE, planted
-from luthier.models.values import outputs, value_head
+from luthier.models.encoders import encoder_words, reads_both_ways
+from luthier.models.heads import task_of_model
+from luthier.models.planted import NAME, RUNNABLE, planted, sees_ahead
+from luthier.models.probe_pairs import prove_pairs
+from luthier.models.rounding import LEAK_SHARE, MEAN_TOLERANCE, TOLERANCE
+from luthier.models.source_target import is_encoder_decoder
+from luthier.models.values import outputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,15 +37,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from luthier.kernels.forest import Forest
-
-# Largest and mean difference that any model may show. Many models take norms and softmaxes in float32 whatever their
-# weights are, so float64 promises little more. In 16 bits single log-probabilities differ by rounding, and by far more
-# where an expert is chosen the other way (0.47 seen on a tiny Mixtral); a leak moves the mean, rounding does not.
-TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.1}
-MEAN_TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-5, torch.bfloat16: 0.05, torch.float16: 0.02}
-# Deep models with large logits round more than that. Then the mean is held against what a real leak does to this
-# model (0.1 to 3 nats, measured): it must stay below this share of it.
-LEAK_SHARE = {torch.float64: 1e-4, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.03}
 
 
 def probe_tree(vocabulary: int, seed: int = 0) -> Tree:
@@ -62,6 +60,8 @@ def prove_forest(model: PreTrainedModel, name: str) -> float:
     Raises:
         ModelError: It does not; the architecture and the reason are named.
     """
+    if is_encoder_decoder(model):
+        return prove_pairs(model, name)
     try:
         reason = _mask_fault(model)
         if reason is not None:
@@ -95,98 +95,73 @@ def forest_error(model: PreTrainedModel) -> tuple[float, float]:
     got = outputs(model, forest).double()
     model.train(was_training)
     with serving(model):
-        wanted = separate_logprobs(model, forest) if value_head(model) is None else separate_values(model, forest)
+        wanted = separate_outputs(model, forest)
     difference = (got - wanted).abs() / _unit(model, wanted)
     return float(difference.max()), float(difference.mean())
 
 
 @torch.no_grad()
 def leak_size(model: PreTrainedModel) -> float:
-    """Mean absolute change of log-probabilities (or values) where a branch also sees its sibling."""
-    forest = probe_forest(model)
-    # Segments 2 and 6 are the second branches of the two trees, 1 and 5 the first ones.
-    leaking = replace(forest, parents=(-1, 0, 1, 1, -1, 4, 5, 5))
+    """Mean absolute change of what is compared where a branch also sees its sibling, or a text the next one."""
+    forest, task = probe_forest(model), task_of_model(model)
+    if both := reads_both_ways(model):
+        leaking, felt = replace(forest, starts=forest.starts[:1] + forest.starts[2:], parents=forest.parents[1:]), [0]
+    else:  # segments 2 and 6 are the second branches of the two trees, 1 and 5 the first ones
+        leaking, felt = replace(forest, parents=(-1, 0, 1, 1, -1, 4, 5, 5)), [2, 6]
     was_training = model.training
     model.eval()
-    right = outputs(model, forest)
-    difference = (right - outputs(model, leaking)).abs() / _unit(model, right)
+    right, wrong = outputs(model, forest), outputs(model, leaking)
     model.train(was_training)
-    if value_head(model) is not None:
-        return float(difference[[2, 6]].double().mean())
-    return float(difference[(forest.score_segment == 2) | (forest.score_segment == 6)].double().mean())
+    if task == "SEQ_CLS":
+        rows = torch.tensor(felt, device=right.device)
+    else:
+        owner = torch.repeat_interleave(torch.tensor(forest.lengths())).to(right.device)
+        owner = forest.score_segment if task == "CAUSAL_LM" else owner
+        rows = torch.isin(owner, torch.tensor([0, 1] if both else felt, device=right.device)).nonzero()[:, 0]
+    return float((right[rows] - wrong[rows]).abs().double().mean()) / _unit(model, right)
 
 
 def unit_of(model: PreTrainedModel) -> str:
     """What :func:`prove_forest` gives its difference in, for messages."""
-    return "nats" if value_head(model) is None else "of a value"
+    return "nats" if task_of_model(model) in ("CAUSAL_LM", "SEQ_2_SEQ_LM") else "of a value"
 
 
 def _unit(model: PreTrainedModel, found: torch.Tensor) -> float:
     """What differences are measured in: nats, or the mean size of a value (a head that is all zero proves nothing)."""
-    return 1.0 if value_head(model) is None else max(float(found.double().abs().mean()), 1e-6)
+    return 1.0 if task_of_model(model) == "CAUSAL_LM" else max(float(found.double().abs().mean()), 1e-6)
 
 
 def probe_forest(model: PreTrainedModel) -> Forest:
-    """Two probe trees on the model's device."""
-    vocabulary = int(model.get_input_embeddings().weight.shape[0])
-    return plant([probe_tree(vocabulary, 0), probe_tree(vocabulary, 1)]).to(model.device)
+    """Two probe trees on the model's device; for an encoder their segments, each a text of one or two parts."""
+    embedding = model.get_input_embeddings()
+    vocabulary = int(embedding.weight.shape[0])
+    trees = [probe_tree(vocabulary, 0), probe_tree(vocabulary, 1)]
+    if reads_both_ways(model):
+        most = min(2, getattr(model.config, "type_vocab_size", None) or 1)
+        texts = (segment for tree in trees for segment in tree.segments)
+        trees = [Tree(segments=(_text(segment, model.config.pad_token_id, vocabulary, most),)) for segment in texts]
+    return plant(trees).to(model.device)
 
 
-def separate_logprobs(model: PreTrainedModel, forest: Forest) -> torch.Tensor:
-    """The scored log-probabilities by transformers alone, one forward for each branch from its root to its leaf.
-
-    Args:
-        model: In :func:`luthier.models.serving`, or on an attention of transformers.
-        forest: All tokens but the roots' first are scored.
-
-    Returns:
-        [S], float64, with a gradient where the model has one.
-    """
-    found: dict[int, torch.Tensor] = {}
-    for leaf in range(len(forest.parents)):
-        if leaf in forest.parents:
-            continue
-        chain = [*forest.ancestors(leaf), leaf]
-        ids = torch.cat([forest.input_ids[forest.starts[i] : forest.starts[i + 1]] for i in chain])
-        logps = torch.log_softmax(model(input_ids=ids[None], use_cache=False).logits[0].double(), -1)
-        own = logps[:-1].gather(1, ids[1:, None])[:, 0]
-        end = -1  # a token is predicted one position before it
-        for segment in chain:
-            start, end = end, end + forest.lengths()[segment]
-            found[segment] = own[max(start, 0) : end]
-    return torch.cat([found[segment] for segment in range(len(forest.parents))])
-
-
-def separate_values(model: PreTrainedModel, forest: Forest) -> torch.Tensor:
-    """The value of each segment's branch by transformers' own class, one forward for each.
-
-    Args:
-        model: In :func:`luthier.models.serving`, or on an attention of transformers.
-        forest: Without empty branches.
-
-    Returns:
-        [N], or [N, C] where the head gives several values; float64, with a gradient where the model has one.
-    """
-    found = []
-    for segment in range(len(forest.parents)):
-        chain = [*forest.ancestors(segment), segment]
-        ids = torch.cat([forest.input_ids[forest.starts[i] : forest.starts[i + 1]] for i in chain])
-        found.append(model(input_ids=ids[None], use_cache=False).logits[0].double())
-    values_NC = torch.stack(found)
-    return values_NC[:, 0] if values_NC.shape[1] == 1 else values_NC
+def _text(segment: Segment, padding: int | None, vocabulary: int, parts: int) -> Segment:
+    """A segment as a text: without padding, which counts no position in some models, its second half the second part."""
+    ids = np.where(segment.ids == padding, (segment.ids + 1) % vocabulary, segment.ids)
+    types = (np.arange(len(ids)) * parts // len(ids)).astype(np.int8)
+    return Segment(ids=ids, scored=segment.scored, types=types)
 
 
 @torch.no_grad()
 def _mask_fault(model: PreTrainedModel) -> str | None:
-    """What is wrong with the masks that the model asks for; None where they are causal, with or without a window."""
+    """What is wrong with the masks that the model asks for; None where they are causal or whole, with a window or without."""
     if getattr(model.config.get_text_config(), "alibi", False):
         return "its attention adds ALiBi biases, which count tokens of the batch instead of positions"
     if model.config._attn_implementation != NAME:
         return None  # it receives the whole mask and has no window: models.load.DENSE
     tokens = np.zeros(3, np.int32)
     forest = plant([Tree(segments=(Segment(ids=tokens, scored=np.ones(3, np.bool_)),))]).to(model.device)
+    words = {"input_ids": forest.input_ids[None], "position_ids": forest.position_ids[None], "use_cache": False}
     with planted(forest) as now:
-        model.get_decoder()(input_ids=forest.input_ids[None], position_ids=forest.position_ids[None], use_cache=False)
+        model.get_decoder()(**(encoder_words(model, forest) if reads_both_ways(model) else words))
     if not now.asked:
         return f"none of its layers asks for an attention mask{_stateful(model)}"
     for mask_function, window in now.asked:
@@ -199,6 +174,8 @@ def hides_like_a_window(
     mask_function: Callable[..., torch.Tensor], window: int | None, device: torch.device | str = "cpu"
 ) -> bool:
     """Whether a mask function of transformers lets through just what a causal window of that size does.
+
+    Of an encoder's, a window reaches as far on both sides, its size included.
 
     Asked at pairs around the window's edges and around the powers of two up to a million, where chunks and windows
     that were not told would begin.
@@ -213,9 +190,10 @@ def hides_like_a_window(
         shown = mask_function(nought, nought, query, key).expand(query.shape)
     except (IndexError, RuntimeError):
         return False  # it looks positions up in the batch itself
-    wanted = key <= query
+    both = sees_ahead(mask_function)
+    wanted = (key <= query) | both
     if window is not None:
-        wanted &= query - key < window
+        wanted &= (query - key).abs() < window + both
     return bool((shown == wanted).all())
 
 

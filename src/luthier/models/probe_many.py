@@ -17,7 +17,8 @@ from luthier.core.errors import ModelError
 from luthier.kernels.forest import plant
 from luthier.models.backbone import scored_logprobs
 from luthier.models.planted import NAME
-from luthier.models.probe import MEAN_TOLERANCE, TOLERANCE, probe_tree
+from luthier.models.probe import probe_tree
+from luthier.models.rounding import MEAN_TOLERANCE, TOLERANCE
 from luthier.models.values import value_head
 
 if TYPE_CHECKING:

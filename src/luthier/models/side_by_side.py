@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from luthier.models.draws import Draws
 
 
+# What layers of methods call the share that they drop in training.
+_RATES = ("dropout", "rank_dropout", "module_dropout")
+
+
 @runtime_checkable
 class LowRankLayer(Protocol):
     """A linear with a low-rank update beside it (`methods._lowrank.LoraLinear`)."""
@@ -234,5 +238,5 @@ def _token_axis(layer: PerAdapter, x: torch.Tensor, total: int) -> int:
 
 def _drawing(module: nn.Module, draws: Draws) -> AbstractContextManager[Any]:
     """Draw a member's own numbers where it draws any."""
-    drops = module.training and any(getattr(one, "dropout", 0) for one in module.modules())
+    drops = module.training and any(getattr(one, rate, 0) for one in module.modules() for rate in _RATES)
     return draws if drops else nullcontext()

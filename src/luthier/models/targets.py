@@ -17,6 +17,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from luthier.core.errors import RecipeError
+from luthier.models.source_target import is_encoder_decoder
 from luthier.models.ties import head_of
 
 if TYPE_CHECKING:
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 Kind = Literal["attention", "mlp", "norm", "embedding", "head", "other"]
 Words = str | Collection[str]
 
-_ATTENTION = re.compile(r"(^|[._])(self_?attn|attn|attention|self_attention)([._]|$)")
+_ATTENTION = re.compile(r"(^|[._])(self_?attn|attn|attention|self_attention|SelfAttention|EncDecAttention)([._]|$)")
 _MLP = re.compile(
-    r"(^|[._])(mlp|ffn|feed_forward|moe|block_sparse_moe|experts?|fc1|fc2|fc_in|fc_out|dense_h_to_4h|dense_4h_to_h)([._]|$)"
+    r"(^|[._])(mlp|ffn|feed_forward|moe|block_sparse_moe|experts?|fc1|fc2|fc_in|fc_out|dense_h_to_4h|dense_4h_to_h|"
+    r"DenseReluDense)([._]|$)"
 )
 _HEADS = ("lm_head", "embed_out", "score", "classifier", "qa_outputs")
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -229,9 +231,8 @@ def _refuse_other_kinds(tree: _Tree, word: str, name: str) -> None:
     fix = f"name the layers in it: {', '.join(inside)}" if inside else "train it with modules_to_save, or exclude it"
     if kind_of("", module) == "norm":
         fix = "choose `method: norm` to train norms alone, or name it in modules_to_save to train it beside"
-    raise RecipeError(
-        tree.key, f"{word!r} matches {name}, a {type(module).__name__}", "linear and embedding layers", fix
-    )
+    received = f"{word!r} matches {name}, a {type(module).__name__}"
+    raise RecipeError(tree.key, received, "linear and embedding layers", fix)
 
 
 def not_excluded(modules: dict[str, nn.Module], exclude: Words | None, key: str) -> set[str]:
@@ -260,7 +261,8 @@ def not_excluded(modules: dict[str, nn.Module], exclude: Words | None, key: str)
 def in_decoder(model: nn.Module) -> set[str]:
     """Modules that text runs through; towers for images and sound do not run, so updates of theirs would stay zero."""
     decoder: nn.Module = getattr(model, "get_decoder", lambda: model)()
-    inside = {id(module) for module in decoder.modules()}
+    stacks = [decoder, model.get_encoder()] if is_encoder_decoder(model) else [decoder]  # type: ignore[operator]
+    inside = {id(module) for stack in stacks for module in stack.modules()}
     return {name for name, module in model.named_modules() if id(module) in inside}
 
 

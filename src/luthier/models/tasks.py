@@ -1,108 +1,172 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model is loaded for: to predict words (`CAUSAL_LM`), or to give a value to a text (`SEQ_CLS`, a reward model).
+"""What a checkpoint was saved for, what it can be loaded for, and the labels that are written into its configuration.
 
-A reward model is a language model whose head of words makes room for a head of values. That head is the one weight that
-may be missing in a checkpoint: it is drawn from the run's seed, as transformers draws it (normal, `initializer_range`).
+A base is loaded for a task by giving it that task's head: values of a text (`SEQ_CLS`), labels of its tokens
+(`TOKEN_CLS`), a span in it (`QUESTION_ANS`), or none at all (`FEATURE_EXTRACTION`). The head is the one part that may be
+missing in a checkpoint (`models.heads`). What was trained for one of these tasks is not loaded for another.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from luthier.core.errors import ModelError
-from luthier.models.values import value_head
+from luthier.models.heads import task_by_name
+from luthier.models.source_target import settle_source_and_target, writes_from_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from luthier.core.tasks import Task
+    from luthier.core.tasks import Labels, Task
 
-_CLASSIFIER = "ForSequenceClassification"
+# transformers' class that loads a task's model, its table of architectures, and what that class's name is after.
+_CLASSES: dict[Task, tuple[str, str]] = {
+    "CAUSAL_LM": ("AutoModelForCausalLM", "MODEL_FOR_CAUSAL_LM_MAPPING"),
+    "SEQ_CLS": ("AutoModelForSequenceClassification", "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING"),
+    "TOKEN_CLS": ("AutoModelForTokenClassification", "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING"),
+    "QUESTION_ANS": ("AutoModelForQuestionAnswering", "MODEL_FOR_QUESTION_ANSWERING_MAPPING"),
+    "FEATURE_EXTRACTION": ("AutoModel", "MODEL_MAPPING"),
+    "SEQ_2_SEQ_LM": ("AutoModelForSeq2SeqLM", "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING"),
+}
+_HAS: dict[Task, str] = {
+    "SEQ_CLS": "sequence classifier",
+    "TOKEN_CLS": "token classifier",
+    "QUESTION_ANS": "model for question answering",
+    "FEATURE_EXTRACTION": "model without a head",
+}
+_HEADED = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
+_CHOOSE = (
+    "choose a decoder (Llama, Qwen ...), or say in model.task_type what an encoder is for (SEQ_CLS, TOKEN_CLS ...)"
+)
+
+
+def saved_for(config: PretrainedConfig) -> Task | None:
+    """What a checkpoint's class is for; None of one that only begins others (`BertForMaskedLM`), or names none."""
+    kinds = [str(kind) for kind in getattr(config, "architectures", None) or []]
+    both = bool(getattr(config, "is_encoder_decoder", False))
+    return next((task for kind in kinds if (task := task_by_name(kind, both))), None)
+
+
+def is_encoder(config: PretrainedConfig) -> bool:
+    """Whether a configuration is of a model that reads a text in both directions: it predicts masked words."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or getattr(config, "is_encoder_decoder", False):
+        return False
+    return type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or not getattr(config, "is_decoder", True)
 
 
 def task_of(config: PretrainedConfig) -> Task:
-    """What a checkpoint was saved for."""
-    kinds = getattr(config, "architectures", None) or []
-    return "SEQ_CLS" if any(str(kind).endswith(_CLASSIFIER) for kind in kinds) else "CAUSAL_LM"
+    """What a checkpoint is loaded for where nobody says it: what it was saved for."""
+    usual: Task = "SEQ_2_SEQ_LM" if writes_from_source(config) else "CAUSAL_LM"
+    return saved_for(config) or ("FEATURE_EXTRACTION" if is_encoder(config) else usual)
 
 
 def auto_class(task: Task) -> Any:
     """The class of transformers that loads it."""
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    import transformers
 
-    return AutoModelForSequenceClassification if task == "SEQ_CLS" else AutoModelForCausalLM
+    return getattr(transformers, _CLASSES[task][0])
 
 
-def settle_task(name: str, config: PretrainedConfig, task: Task | None, num_labels: int | None) -> Task:
-    """Check that a checkpoint can be loaded for a task, and write into its configuration how many values it gives.
+def settle_task(
+    name: str, config: PretrainedConfig, task: Task | None, num_labels: int | None, labels: Labels | None = None
+) -> Task:
+    """Check that a checkpoint can be loaded for a task, and write into its configuration what its head gives.
 
     Args:
         name: What the user calls the model.
         config: Changed in place.
         task: What it is to be loaded for; by default what it was saved for.
-        num_labels: Values for each text; by default what the checkpoint has, and 1 for a new head.
+        num_labels: Values for each text or token; by default as many as `labels`, what the checkpoint has, or 1.
+        labels: Their names, and what kind of problem they are.
 
     Returns:
         The task.
 
     Raises:
-        ModelError: A reward model is to predict words, transformers has no sequence classifier of this architecture, or
-            the checkpoint's head gives another number of values.
+        ModelError: It was trained for another task, transformers has no class of this architecture for the task, or
+            the checkpoint's head gives another number of values or others.
     """
-    where, task = f"model {name}", task or task_of(config)
-    if task == "CAUSAL_LM":
-        if task_of(config) == "SEQ_CLS":
-            received = f"{config.architectures[0]}, a reward model: its head gives values instead of words"
-            fix = "name the language model that it was made from; a reward model is for `objective: reward`"
-            raise ModelError(where, received, "a model that predicts the next token", fix)
+    before, task = saved_for(config), task or task_of(config)
+    if task == "SEQ_2_SEQ_LM" or getattr(config, "is_encoder_decoder", False):
+        settle_source_and_target(name, config, task)
         return task
-    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as KNOWN
-
-    code = getattr(config, "auto_map", None) or {}
-    if type(config) not in KNOWN and f"AutoModel{_CLASSIFIER}" not in code:
-        received = f"{config.model_type}, of which transformers has no sequence classifier"
-        allowed = "an architecture with a class ...ForSequenceClassification (Llama, Qwen, Mistral, Gemma, GPT-2 ...)"
-        raise ModelError(where, received, allowed, "choose such a model for rewards")
-    if task_of(config) == "CAUSAL_LM":
-        config.num_labels = num_labels or 1
-    elif num_labels not in (None, config.num_labels):
-        received = f"a head of {config.num_labels} values where {num_labels} are asked for"
-        raise ModelError(where, received, "a checkpoint with as many", "name the language model that it was made from")
+    _check_known(name, config, task)
+    if before in _HEADED and before != task:
+        raise _trained_for(name, config, before, task)
+    if task not in _HEADED:
+        return task
+    count = num_labels if labels is None else len(labels)
+    if task == "QUESTION_ANS":
+        count = 2  # a start and an end
+    if before != task:
+        config.num_labels = count or 1
+    elif count not in (None, config.num_labels):
+        received = f"a head of {config.num_labels} values where {count} are asked for"
+        raise ModelError(f"model {name}", received, "a checkpoint with as many", "name the model that it was made from")
+    if labels is not None:
+        _write_labels(name, config, labels, trained=before == task)
     return task
 
 
-def head_keys(model: PreTrainedModel) -> set[str]:
-    """Names of the head of values in a checkpoint; none of a model of words."""
-    head = value_head(model)
-    names = {module: name for name, module in model.named_modules()}
-    return {f"{names[head]}.{leaf}" for leaf, _ in head.named_parameters()} if head is not None else set()
+def _check_known(name: str, config: PretrainedConfig, task: Task) -> None:
+    """Refuse an architecture of which transformers has no class for the task, and encoders that are to predict words."""
+    import transformers
+
+    auto, table = _CLASSES[task]
+    where, code = f"model {name}", getattr(config, "auto_map", None) or {}
+    known = type(config) in getattr(transformers, table) or auto in code
+    kinds = getattr(config, "architectures", None) or [type(config).__name__]
+    if task == "CAUSAL_LM" and auto not in code and (not known or is_encoder(config)):
+        received = f"{kinds[0]} ({config.model_type}) is no causal language model"
+        allowed = "a model that predicts the next token (transformers' AutoModelForCausalLM)"
+        raise ModelError(where, received, allowed, _CHOOSE)
+    if not known:
+        received = f"{config.model_type}, of which transformers has no {_HAS[task]}"
+        allowed = f"an architecture that {auto} knows (BERT, RoBERTa, ModernBERT, Llama, Qwen ...)"
+        raise ModelError(where, received, allowed, "choose such a model")
 
 
-@torch.no_grad()
-def draw_head(model: PreTrainedModel, name: str, seed: int, say: Callable[[str], None]) -> None:
-    """Draw the head of values from a seed, and say so: the same numbers whatever was drawn before.
+def _trained_for(name: str, config: PretrainedConfig, before: Task, task: Task) -> ModelError:
+    kind = (config.architectures or [before])[0]
+    if before == "SEQ_CLS" and task == "CAUSAL_LM":
+        received = f"{kind}, a reward model: its head gives values instead of words"
+        fix = "name the language model that it was made from; a reward model is for `objective: reward`"
+        return ModelError(f"model {name}", received, "a model that predicts the next token", fix)
+    received = f"{kind}, which was trained for {before}, where {task} is asked for"
+    fix = f"name the model that it was made from, or set model.task_type: {before}"
+    return ModelError(f"model {name}", received, f"a base, or a checkpoint of {task}", fix)
 
-    They are normal with `initializer_range`, as transformers draws them, rounded to the model's type; a bias is zero.
+
+def _write_labels(name: str, config: PretrainedConfig, labels: Labels, *, trained: bool) -> None:
+    """Write names and kind of the labels; a trained head keeps the order that it was trained with.
+
+    Raises:
+        ModelError: The checkpoint's head has the same names in another order, or other names.
     """
-    head, text = value_head(model), model.config.get_text_config()
-    assert head is not None
-    spread = getattr(text, "initializer_range", None) or 0.02
-    say(f"model {name}: a head of values {tuple(head.weight.shape)} is drawn from seed {seed}, and has to be trained")
-    drawn = torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(seed)) * spread
-    head.weight.copy_(drawn)
-    if head.bias is not None:
-        head.bias.zero_()
+    named, own = dict(enumerate(labels.names)), list((config.id2label or {}).values())
+    generic = all(str(label).startswith("LABEL_") for label in own)
+    if trained and not generic and own != list(labels.names):
+        received = (
+            f"a head for the labels {', '.join(map(str, own[:8]))} where {', '.join(labels.names[:8])} are asked for"
+        )
+        allowed = "the labels that it was trained with, in their order"
+        fix = f"set data.labels: [{', '.join(map(str, own[:8]))}], or name the model that it was made from"
+        raise ModelError(f"model {name}", received, allowed, fix)
+    config.id2label, config.label2id = named, {label: number for number, label in named.items()}
+    config.problem_type = labels.problem
 
 
 def settle_padding(model: PreTrainedModel, name: str, say: Callable[[str], None]) -> None:
-    """Give a reward model a padding token where it has none; transformers' class cannot score batches without.
+    """Give a decoder with a head of values a padding token where it has none; transformers cannot score batches without.
 
     It becomes the token that begins texts, which never ends one; where that is also the end of text, the end of text.
     """
+    from luthier.models.values import value_head
+
     config: Any = model.config
     text = config.get_text_config()
     if value_head(model) is None or text.pad_token_id is not None:

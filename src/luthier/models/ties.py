@@ -36,7 +36,7 @@ def settle_ties(model: nn.Module) -> None:
     """Make the configuration say what is so: head and embedding are one matrix, or two.
 
     Of a tied model whose head and embedding hold the same numbers, they become one matrix again; where they differ,
-    `tie_word_embeddings` becomes false, so that saving writes both and loading reads both.
+    `tie_word_embeddings` becomes false, so that saving writes both and loading reads both (an encoder-decoder's stays).
     """
     config: Any = getattr(model, "config", None)
     head, embedding = head_of(model), embedding_of(model)
@@ -44,8 +44,8 @@ def settle_ties(model: nn.Module) -> None:
         return
     if head.weight is not embedding.weight and torch.equal(head.weight, embedding.weight):  # type: ignore[arg-type]
         head.weight = embedding.weight
-    if head.weight is embedding.weight:
-        return
+    if head.weight is embedding.weight or config.is_encoder_decoder:
+        return  # T5 reads its head's scale from that key, and transformers leaves apart what a checkpoint holds apart
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     for one in (config, text):
         one.tie_word_embeddings = False

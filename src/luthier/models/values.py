@@ -19,7 +19,10 @@ from torch import nn
 from luthier.core.errors import DataError, ModelError
 from luthier.core.types import Segment, Tree
 from luthier.kernels.forest import plant
-from luthier.models.backbone import hidden_states, scored_logprobs
+from luthier.models.backbone import check_positions, hidden_states, scored_logprobs
+from luthier.models.encoder_decoder import pair_logprobs
+from luthier.models.encoders import encoder_outputs, reads_both_ways, token_outputs
+from luthier.models.heads import HEADS, task_of_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,16 +31,14 @@ if TYPE_CHECKING:
 
     from luthier.kernels.forest import Forest
 
-HEADS = ("score", "classifier")  # what transformers and PEFT call it
-
 
 def value_head(model: nn.Module) -> nn.Linear | None:
-    """The head of values of a sequence classifier, None for a model of words.
+    """The head of values of a decoder that classifies texts (a reward model); None for any other model.
 
     Raises:
-        ModelError: It is more than one matrix; such a head belongs to an encoder.
+        ModelError: It is more than one matrix.
     """
-    if not type(model).__name__.endswith("ForSequenceClassification"):
+    if task_of_model(model) != "SEQ_CLS" or reads_both_ways(model):
         return None
     head = next((found for name in HEADS if isinstance(found := getattr(model, name, None), nn.Module)), None)
     if not isinstance(head, nn.Linear):
@@ -48,8 +49,31 @@ def value_head(model: nn.Module) -> nn.Linear | None:
 
 
 def outputs(model: PreTrainedModel, forest: Forest) -> torch.Tensor:
-    """What objectives read: the log-probability of each scored token, float32 [S]; of a reward model, values [N]."""
-    return scored_logprobs(model, forest) if value_head(model) is None else segment_values(model, forest)
+    """What objectives read, by the model's task: see :class:`luthier.core.trainable.Objective`.
+
+    Args:
+        model: Loaded by :func:`luthier.models.load_model`, with any method applied.
+        forest: The batch, on the model's device.
+
+    Returns:
+        CAUSAL_LM, SEQ_2_SEQ_LM: log-probability of each scored token, float32 [S]. SEQ_CLS: values of each segment,
+        float32 [N] or [N, C]. TOKEN_CLS: float32 [T, C]. QUESTION_ANS: float32 [T, 2]. FEATURE_EXTRACTION: hidden
+        states [T, H].
+
+    Raises:
+        ModelError: A text is longer than the model's positions, or of a shape that the model cannot read.
+    """
+    task = task_of_model(model)
+    if task == "CAUSAL_LM":
+        return scored_logprobs(model, forest)
+    if task == "SEQ_2_SEQ_LM":
+        return pair_logprobs(model, forest)
+    check_positions(model, forest)
+    if reads_both_ways(model):
+        return encoder_outputs(model, forest)
+    if task == "SEQ_CLS":
+        return segment_values(model, forest)
+    return hidden_states(model, forest) if task == "FEATURE_EXTRACTION" else token_outputs(model, forest)
 
 
 def segment_values(model: PreTrainedModel, forest: Forest) -> torch.Tensor:

@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import DynamicCache
+from transformers import DynamicCache, EncoderDecoderCache
 
 from luthier.core.errors import ModelError
 from luthier.kernels.forest import under
 from luthier.models.planted import Prefix, planted_now
+from luthier.models.source_target import is_encoder_decoder
+from luthier.models.virtual_pairs import lay_before_sources, pair_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,12 +113,17 @@ class VirtualTokens(nn.Module):
         if decoder.training and any(getattr(layer, "gradient_checkpointing", False) for layer in decoder.modules()):
             received = f"{type(decoder).__name__} with an attention of its own, and gradient checkpointing"
             raise ModelError("prefix tuning", received, "one of them", "set train.gradient_checkpointing to false")
-        cache = DynamicCache(config=decoder.config) if cache is None else cache
+        if cache is None:
+            cache = DynamicCache(config=decoder.config)
+            if decoder.config.is_encoder_decoder:
+                cache = EncoderDecoderCache(cache, DynamicCache(config=decoder.config))
         first = given.get("input_ids")
         rows = (given["inputs_embeds"] if first is None else first).shape[0]
         states = self.states(next(decoder.parameters()).dtype)[:, None].expand(-1, rows, -1, -1, -1)
+        own = getattr(cache, "self_attention_cache", cache)  # of an encoder-decoder it is one of two
         for layer in range(len(states) // 2):
-            cache.update(states[2 * layer], states[2 * layer + 1], layer)
+            place = pair_of(layer, len(states) // 2) if own is not cache else layer
+            own.update(states[2 * place], states[2 * place + 1], layer)
         return cache
 
 
@@ -161,11 +168,13 @@ def lay_before(model: PreTrainedModel, virtual: VirtualTokens) -> Callable[[], N
     if getattr(model.config.get_text_config(), "vocab_size_per_layer_input", None) and virtual.heads is None:
         received = "embeddings of each layer, which are looked up by id"
         raise ModelError(where, received, "models with one embedding", "choose prefix, or lora")
+    hooks: tuple[Any, ...]
+    if is_encoder_decoder(model) and virtual.heads is None:
+        hooks = lay_before_sources(model, virtual)
+    else:
+        before = decoder.register_forward_pre_hook(virtual.before, with_kwargs=True)
+        hooks = (before, decoder.register_forward_hook(virtual.after))
     model.add_module(NAME, virtual)
-    hooks = (
-        decoder.register_forward_pre_hook(virtual.before, with_kwargs=True),
-        decoder.register_forward_hook(virtual.after),
-    )
 
     def undo() -> None:
         for hook in hooks:

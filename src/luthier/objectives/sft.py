@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from luthier.kernels.forest import Forest
 
+TASKS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
+
 
 class Config(BaseModel):
     """Supervised fine-tuning has no keys of its own."""

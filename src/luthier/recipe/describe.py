@@ -1,20 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The keys of a recipe as Markdown tables, made from the schema: `python -m luthier.recipe.describe docs/recipe.md`.
+"""The keys of a recipe as Markdown tables, made from the schema: `python -m luthier.recipe.describe docs/*.md`.
 
-What stands between the two markers of the file is replaced.
+What stands between the two markers of a file is replaced: the recipe's own keys, or, where the marker names a kind of
+entries (`methods`, `objectives`, `data.formats` ...), each entry with its help and its keys.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from luthier.core import registry
 from luthier.recipe.load import FOLDERS
 from luthier.recipe.schema import Recipe
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
 BEGIN, END = "<!-- keys: made by luthier.recipe.describe -->", "<!-- end of keys -->"
+ENTRIES = re.compile(
+    r"(<!-- keys of ([\w.]+): made by luthier\.recipe\.describe -->).*?(<!-- end of keys -->)", re.DOTALL
+)
+_BELOW = {  # what stands in lists of a section
+    "data": [("A source in `data.train` and `data.eval`", "Source")],
+    "optim": [("A group in `optim.groups`", "Group")],
+}
 _WORDS = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true`, `false`"}
 _LIMITS = {"exclusiveMinimum": "> {}", "minimum": ">= {}", "exclusiveMaximum": "< {}", "maximum": "<= {}"}
 
@@ -29,11 +42,34 @@ def tables() -> str:
             single[name] = field
         else:
             parts.append(f"### `{name}`\n\n{section['description']}\n\n{_table(schema, section)}")
-    source = schema["$defs"]["Source"]
-    parts.insert(
-        2, f"### A source in `data.train` and `data.eval`\n\n{source['description']}\n\n{_table(schema, source)}"
-    )
+        for key, definition in _BELOW.get(name, ()):
+            below = schema["$defs"][definition]
+            parts.append(f"### {key}\n\n{below['description']}\n\n{_table(schema, below)}")
     parts.append(f"### The rest\n\n{_table(schema, {'properties': single})}")
+    return "\n\n".join(parts)
+
+
+def keys_of(config: type[BaseModel]) -> list[dict[str, Any]]:
+    """Each key of an entry's configuration: `key, values, meaning`, and `default` unless it is required."""
+    schema = config.model_json_schema()
+    return [
+        {"key": name, "values": _kind(schema, field), "meaning": field.get("description", "").replace("\n", " ")}
+        | ({"default": field["default"]} if "default" in field else {})
+        for name, field in schema.get("properties", {}).items()
+    ]
+
+
+def entry_tables(kind: str) -> str:
+    """Every entry of a kind, those of plug-ins among them: its help, and a table of its keys where it has any."""
+    known, parts = registry.entries(kind), []
+    if kind not in FOLDERS.values():
+        return "\n".join(
+            ["| Name | |", "|---|---|", *(f"| `{name}` | {_cell(text)} |" for name, text in known.items())]
+        )
+    for name, text in known.items():
+        schema = registry.get(kind, name).Config.model_json_schema()
+        table = f"\n\n{_table(schema, schema)}" if schema.get("properties") else ""
+        parts.append(f"### `{name}`\n\n{text}{table}")
     return "\n\n".join(parts)
 
 
@@ -41,9 +77,13 @@ def _table(schema: dict[str, Any], section: dict[str, Any]) -> str:
     rows = ["| Key | Default | Values | Meaning |", "|---|---|---|---|"]
     for name, field in section["properties"].items():
         default = f"`{json.dumps(field['default'])}`" if "default" in field else "required"
-        meaning = field.get("description", "").replace("\n", " ").replace("|", "\\|")
+        meaning = _cell(field.get("description", ""))
         rows.append(f"| `{name}` | {default} | {_kind(schema, field)} | {meaning} |")
     return "\n".join(rows)
+
+
+def _cell(text: str) -> str:
+    return text.replace("\n", " ").replace("|", "\\|")
 
 
 def _kind(schema: dict[str, Any], field: dict[str, Any]) -> str:
@@ -52,7 +92,8 @@ def _kind(schema: dict[str, Any], field: dict[str, Any]) -> str:
     if "$ref" in field:
         return str(field["$ref"].rpartition("/")[2]).lower()
     if "enum" in field or "const" in field:
-        return ", ".join(f"`{choice}`" for choice in field.get("enum", [field.get("const")]))
+        choices = field.get("enum", [field.get("const")])
+        return ", ".join(f"`{choice if isinstance(choice, str) else json.dumps(choice)}`" for choice in choices)
     if field["type"] == "array":
         return f"list of {_kind(schema, field['items'])}"
     if field["type"] == "object":
@@ -69,8 +110,10 @@ def _section(schema: dict[str, Any], field: dict[str, Any]) -> dict[str, Any] | 
 
 def renew(text: str) -> str:
     """Put fresh tables between the markers of a document."""
-    before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{rest.partition(END)[2]}"
+    if BEGIN in text:
+        before, _, rest = text.partition(BEGIN)
+        text = f"{before}{BEGIN}\n\n{tables()}\n\n{END}{rest.partition(END)[2]}"
+    return ENTRIES.sub(lambda found: f"{found[1]}\n\n{entry_tables(found[2])}\n\n{found[3]}", text)
 
 
 if __name__ == "__main__":

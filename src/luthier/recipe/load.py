@@ -16,6 +16,7 @@ from luthier.recipe import foreign, rules
 from luthier.recipe.fingerprint import fingerprint, flat
 from luthier.recipe.override import parse_override, put
 from luthier.recipe.schema import Recipe
+from luthier.recipe.tasks import default_objective
 from luthier.recipe.text import one_line
 from luthier.recipe.text import read_yaml as read_yaml  # studies read their file in the same way
 from luthier.recipe.told import told
@@ -148,11 +149,19 @@ def resolve(tree: dict[str, Any], origins: dict[str, Origin] | None = None) -> R
     recipe = _validate(Recipe, tree, "")
     filled: dict[str, Any] = {}
     for kind in FOLDERS:
-        given = Recipe.model_fields[kind].default | getattr(recipe, kind)
+        given = _default(kind, recipe) | (getattr(recipe, kind) if kind in recipe.model_fields_set else {})
         filled[kind] = {"name": given["name"], **entry_config(kind, given).model_dump(mode="json")}
     recipe = recipe.model_copy(update=filled)
     rules.check(recipe)
     return Resolved(recipe=recipe, origins=_origins(recipe, origins or {}), fingerprint=fingerprint(recipe))
+
+
+def _default(kind: str, recipe: Recipe) -> dict[str, Any]:
+    """What stands for an entry that a recipe does not name: an objective of its task, where it has one."""
+    default: dict[str, Any] = Recipe.model_fields[kind].default
+    if kind == "objective" and recipe.model.task_type != "auto":
+        return {"name": default_objective(recipe.model.task_type)}
+    return default
 
 
 def entry_config(kind: str, given: dict[str, Any]) -> BaseModel:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.core import registry
 from luthier.core.errors import RecipeError, did_you_mean
+from luthier.recipe.optimizers import entry_of
+from luthier.recipe.tasks import default_objective, tasks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +26,14 @@ def _own(reference: str | None, output_dir: str) -> bool:
         return False
     path, folder = Path(reference or "").expanduser().resolve(), Path(output_dir).expanduser().resolve()
     return path.is_relative_to(folder) and path.relative_to(folder).parts[:1] in ((), *RESULTS)
+
+
+def _best_key(recipe: Recipe) -> str | None:
+    """The key, if any, with which a recipe says what is best otherwise than by default."""
+    keys = ("metric_for_best_model", "greater_is_better")
+    return next(
+        (key for key in keys if getattr(recipe.train, key) != type(recipe.train).model_fields[key].default), None
+    )
 
 
 class Rule(NamedTuple):
@@ -56,7 +66,7 @@ RULES = (
         lambda r: r.train.early_stopping_patience > 0 and not r.data.eval,
         "train.early_stopping_patience",
         "no rows to evaluate on",
-        "it counts evaluations of data.eval without a better loss",
+        "it counts evaluations of data.eval that are no better",
         "add data.eval and train.eval_steps",
     ),
     Rule(
@@ -70,8 +80,22 @@ RULES = (
         lambda r: r.train.load_best_model_at_end and not (r.data.eval and r.train.eval_steps),
         "train.load_best_model_at_end",
         "nothing tells which model is best",
-        "the lowest loss among evaluations during training",
+        "the best of the evaluations during training",
         "add data.eval and train.eval_steps",
+    ),
+    Rule(
+        lambda r: _best_key(r) is not None and not (r.train.load_best_model_at_end or r.train.early_stopping_patience),
+        "train.metric_for_best_model",
+        "nothing asks which model is best",
+        "train.load_best_model_at_end or train.early_stopping_patience does",
+        "set one of them, or remove metric_for_best_model and greater_is_better",
+    ),
+    Rule(
+        lambda r: r.train.greater_is_better is True and r.train.metric_for_best_model in ("loss", "eval_loss"),
+        "train.greater_is_better",
+        "true, for the loss",
+        "a loss is better where it is lower",
+        "name another train.metric_for_best_model, or remove greater_is_better",
     ),
     Rule(
         lambda r: 0 < r.train.max_steps < r.optim.warmup_steps,
@@ -88,11 +112,18 @@ RULES = (
         "choose one of these, or remove optim.warmup_steps",
     ),
     Rule(
-        lambda r: r.optim.momentum > 0 and r.optim.optim != "sgd",
+        lambda r: r.optim.momentum > 0 and entry_of(r.optim.optim) != "sgd",
         "optim.momentum",
         "only sgd has it",
         "adamw has adam_beta1",
         "remove optim.momentum, or set optim.optim: sgd",
+    ),
+    Rule(
+        lambda r: r.optim.loraplus_lr_embedding is not None and r.optim.loraplus_lr_ratio is None,
+        "optim.loraplus_lr_embedding",
+        "no optim.loraplus_lr_ratio",
+        "it is a part of LoRA+",
+        "add optim.loraplus_lr_ratio: 16, or write optim.groups: [{parameters: embeddings, learning_rate: 1.0e-6}]",
     ),
     Rule(
         lambda r: (r.data.max_prompt_length or 0) >= r.data.max_length,
@@ -115,6 +146,27 @@ RULES = (
         "1 or more, or -1 for num_train_epochs",
         "set one of these; `luthier train --dry-run` shows a run without training",
     ),
+    Rule(
+        lambda r: r.model.quantization != "none" and r.method["name"] in ("full", "freeze"),
+        "model.quantization",
+        "a quantised base, whose matrices cannot move, with a method that trains them",
+        "methods that train beside the base: lora (QLoRA), adapter, ia3, prefix, prompt, ptuning, norm, bitfit",
+        "set method: lora, or model.quantization: none",
+    ),
+    Rule(
+        lambda r: r.model.bnb_4bit_use_double_quant and r.model.quantization not in ("nf4", "fp4"),
+        "model.bnb_4bit_use_double_quant",
+        "no 4-bit base",
+        "it quantises the scales of nf4 and fp4",
+        "set model.quantization: nf4, or remove it",
+    ),
+    Rule(
+        lambda r: r.model.quantization != "none" and r.train.torch_compile,
+        "train.torch_compile",
+        "a quantised base",
+        "compiled layers need matrices that are there",
+        "remove one of the two",
+    ),
 )
 
 
@@ -122,12 +174,24 @@ def check(recipe: Recipe) -> None:
     """Hold a recipe to the rules.
 
     Raises:
-        RecipeError: It breaks one, or names a tracker that is not there.
+        RecipeError: It breaks one, or names an optimiser or tracker that is not there.
+        RecipeError: It breaks one, its objective does not train its task, or it names a tracker that is not there.
     """
+    entry_of(recipe.optim.optim)
     for rule in RULES:
         if rule.broken(recipe):
             raise RecipeError(rule.where, rule.received, rule.allowed, rule.fix)
+    _check_task(recipe)
     known = registry.entries("engine.callbacks")
     for name in recipe.train.report_to:
         if name not in known:
             raise RecipeError("train.report_to", f"unknown tracker {name!r}", did_you_mean(name, known), "correct it")
+
+
+def _check_task(recipe: Recipe) -> None:
+    name, asked = str(recipe.objective["name"]), recipe.model.task_type
+    if asked == "auto" or asked in tasks_of(name):
+        return
+    received = f"{asked}, with objective {name}, which trains {' or '.join(tasks_of(name))}"
+    fix = f"remove one of the two; model.task_type {asked} alone chooses objective {default_objective(asked)}"
+    raise RecipeError("model.task_type", received, "a task that the objective trains", fix)

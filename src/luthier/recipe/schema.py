@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from luthier.core.tasks import Task
 
@@ -40,8 +40,10 @@ class Model(Section):
     """A PEFT folder to go on training from; its settings must agree with `method`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Numbers of the forward pass. `auto`: bfloat16 where the machine multiplies it fast, else float32."""
-    quantization: Literal["none"] = "none"
-    """Quantisation of the frozen base."""
+    quantization: Literal["none", "nf4", "fp4", "int8"] = "none"
+    """Bits of the frozen base's linear layers: 4 (`nf4`: QLoRA, `fp4`) or 8; a quantised checkpoint stays as it is."""
+    bnb_4bit_use_double_quant: bool = False
+    """Quantise the scales of `nf4` and `fp4` too: 4.13 bits a weight instead of 4.5."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless you say so."""
 
@@ -109,23 +111,67 @@ class Data(Section):
     """Draw a new order in each epoch from `seed`."""
 
 
+def _words(value: Any) -> Any:
+    """Accept `lora_B` for `[lora_B]`."""
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_words), Field(min_length=1)]
+
+
+def _listed(value: Any) -> Any:
+    """Accept `{parameters: …}` for `[{parameters: …}]`."""
+    return (value,) if isinstance(value, dict | Group) else tuple(value) if isinstance(value, list) else value
+
+
+class Group(Section):
+    """Some of the trained parameters, with a learning rate or a weight decay of their own."""
+
+    parameters: Words
+    """`embeddings`, `head`, `norms`, `biases`, `attention`, `mlp`, `layers[2]`, `layers[0-3]`, or a regular
+    expression that is found in their names (`lora_B`); or a list of these."""
+    learning_rate: Annotated[float, Field(gt=0.0)] | None = None
+    """Their peak learning rate."""
+    learning_rate_scale: Annotated[float, Field(gt=0.0)] | None = None
+    """Or a factor on the one that they have without this group."""
+    weight_decay: Annotated[float, Field(ge=0.0)] | None = None
+    """Their weight decay, vectors among them too."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Group:
+        rates = sum(rate is not None for rate in (self.learning_rate, self.learning_rate_scale))
+        if rates > 1 or (not rates and self.weight_decay is None):
+            raise ValueError("learning_rate or learning_rate_scale, or weight_decay, or a rate and a decay")
+        return self
+
+
 class Optim(Section):
     """How the parameters move."""
 
-    optim: Literal["adamw", "adamw_torch", "adamw_torch_fused", "sgd", "adafactor"] = "adamw"
-    """Which optimiser; the three spellings of AdamW are one (torch's, fused)."""
+    optim: str = "adamw"
+    """A name of `luthier optimizers`, or another tool's for one of them (`adamw_torch`, `adamw_bnb_8bit`)."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 2.0e-4
     """Peak learning rate."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """Decoupled weight decay (added to the gradient for `sgd`); biases and norms are left out."""
     adam_beta1: Decay = 0.9
     """First moment's decay."""
-    adam_beta2: Decay = 0.999
-    """Second moment's decay."""
+    adam_beta2: Decay | None = None
+    """Second moment's decay; for `lion` that of its only one. null: 0.999, and 0.99 for `lion`."""
     adam_epsilon: Annotated[float, Field(gt=0.0)] = 1.0e-8
     """Added to the root of the second moment."""
     momentum: Decay = 0.0
     """Momentum of `sgd`."""
+    groups: Annotated[tuple[Group, ...], BeforeValidator(_listed)] = ()
+    """Parameters with a rate or decay of their own. A later group goes over an earlier one, key by key."""
+    loraplus_lr_ratio: Annotated[float, Field(gt=0.0)] | None = None
+    """LoRA+: so many times the learning rate for `lora_B` and trained vectors (16 in the paper)."""
+    loraplus_lr_embedding: Annotated[float, Field(gt=0.0)] | None = None
+    """With `loraplus_lr_ratio`, the learning rate of LoRA's updates of embeddings; null: 1.0e-6, as in PEFT."""
+    layer_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Layer-wise decay: the head has the learning rate, each layer below so many times that of the one above."""
+    weights: Literal["float32", "bfloat16_stochastic"] = "float32"
+    """What moves where trained weights are bfloat16: float32 masters, or the weights themselves, rounded at random."""
     max_grad_norm: Annotated[float, Field(ge=0.0)] = 1.0
     """Clip the gradient's global norm; 0 turns clipping off."""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
@@ -172,9 +218,13 @@ class Train(Section):
     save_total_limit: Positive | None = 2
     """Keep this many newest checkpoints (and the best one, with `load_best_model_at_end`); null: all."""
     early_stopping_patience: NonNegative = 0
-    """Stop after so many evaluations without a better loss; 0: never."""
+    """Stop after so many evaluations that are no better than the best one; 0: never."""
     load_best_model_at_end: bool = False
-    """The result is the checkpoint with the lowest evaluation loss, not the last one."""
+    """The result is the checkpoint with the best evaluation, not the last one."""
+    metric_for_best_model: Annotated[str, Field(min_length=1)] = "loss"
+    """Which of the evaluation's values says what is best: `loss`, or one of the objective's, such as `f1`."""
+    greater_is_better: bool | None = None
+    """Whether more of it is better; null: less of a loss or an error (`mse`), more of anything else."""
     report_to: Trackers = ()
     """Trackers besides metrics.jsonl: `tensorboard`, `wandb`, or any file in `engine/callbacks`."""
 

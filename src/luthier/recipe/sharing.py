@@ -29,4 +29,7 @@ def why_alone(recipe: Recipe) -> str | None:
 
 def base_of(recipe: Recipe) -> str:
     """What two runs must have in common to share a base, as one word: the model, and in which numbers."""
-    return json.dumps(recipe.model.model_dump(mode="json", exclude={"adapter_name_or_path"}), sort_keys=True)
+    told = recipe.model.model_dump(mode="json", exclude={"adapter_name_or_path"})
+    if recipe.model.quantization != "none":  # which modules a quantised base keeps as they are
+        told["whole"] = sorted(recipe.method.get("modules_to_save") or ())
+    return json.dumps(told, sort_keys=True)

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from luthier.core.tasks import RowKind, Task
     from luthier.recipe.schema import Recipe
 
+DEFAULT = "DEFAULT_FOR"
+
 
 def tasks_of(objective: str) -> tuple[Task, ...]:
     """What the model of an objective can be for, the usual one first."""
@@ -28,3 +30,9 @@ def rows_of(objective: str) -> RowKind:
     """The kind of rows that an objective takes."""
     kind: RowKind = getattr(registry.get("objectives", objective), "ROWS", "plain")
     return kind
+
+
+def default_objective(task: Task) -> str:
+    """The objective of a recipe that names its task and nothing else."""
+    modules = {name: registry.get("objectives", name) for name in registry.entries("objectives")}
+    return next((name for name, module in modules.items() if getattr(module, DEFAULT, None) == task), "sft")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import asdict
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -55,18 +56,18 @@ class Amounts:
     """What the first steps of a run hold, added up as far as somebody asks.
 
     Attributes:
-        sums: (tokens, scored tokens, pairs) after each step.
+        sums: (tokens, scored tokens, pairs, passes) after each step.
     """
 
     def __init__(self, batches: Batches) -> None:
         self.batches = batches
-        self.sums: list[tuple[int, int, int]] = [(0, 0, 0)]
+        self.sums: list[tuple[int, int, int, int]] = [(0, 0, 0, 0)]
 
-    def after(self, steps: int) -> tuple[int, int, int]:
-        """Tokens, scored tokens and pairs of so many steps."""
+    def after(self, steps: int) -> tuple[int, int, int, int]:
+        """Tokens, scored tokens, pairs and passes of so many steps."""
         while len(self.sums) <= steps:
             forests = [plant(trees) for trees in self.batches.step(len(self.sums) - 1) if trees]
-            found = [(forest.num_tokens, forest.num_scored, forest.num_pairs) for forest in forests]
+            found = [(forest.num_tokens, forest.num_scored, forest.num_pairs, 1) for forest in forests]
             self.sums.append(tuple(map(sum, zip(self.sums[-1], *found, strict=True))))  # type: ignore[arg-type]
         return self.sums[steps]
 
@@ -161,8 +162,7 @@ def _rates(run: Planned, say: Say) -> dict[str, float]:
     recipe = run.resolved.recipe
     model = load_model(recipe.model, torch.float32, task=task_of(recipe), say=lambda _: None)
     registry.get("methods", recipe.method["name"]).apply(model, entry_config("method", recipe.method))
-    found = count_rates(model)
-    return {"per_token": found.per_token, "per_scored": found.per_scored, "per_pair": found.per_pair}
+    return asdict(count_rates(model))
 
 
 def _measured(run: Planned, folder: Path, say: Say) -> float:

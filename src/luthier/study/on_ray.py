@@ -135,5 +135,13 @@ def _one(place: str, work: Any, planned: Planned) -> Run | None:
 
 def _environment() -> dict[str, Any]:
     """What tasks inherit: where Python finds this package, and how it is told to behave."""
-    names = ("PYTHONPATH", "LUTHIER_HOME", "HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM")
+    names = (
+        "PYTHONPATH",
+        "LUTHIER_HOME",
+        "LUTHIER_PLUGINS",
+        "HF_HOME",
+        "HF_HUB_OFFLINE",
+        "OMP_NUM_THREADS",
+        "TOKENIZERS_PARALLELISM",
+    )
     return {"env_vars": {name: os.environ[name] for name in names if name in os.environ}}

@@ -40,7 +40,7 @@ def step(parameters, optimizer, number):
 
 @pytest.mark.parametrize(
     "optim",
-    [Optim(), Optim(optim="sgd"), Optim(optim="sgd", momentum=0.9), Optim(optim="adafactor")],
+    [Optim(), Optim(optim="sgd"), Optim(optim="sgd", momentum=0.9), Optim(optim="adafactor"), Optim(optim="lion")],
     ids=lambda optim: f"{optim.optim} {optim.momentum}",
 )
 def test_every_optimiser_goes_on_to_the_bit(tmp_path, optim):

@@ -77,8 +77,8 @@ def test_a_summary_holds_the_count(tiny_llama, alpaca_file, tmp_path):
     rates = count_rates(result.model)
     assert isinstance(rates, Rates)
     summary = result.summary
-    least = rates.total(summary["tokens"], summary["scored_tokens"], summary["tokens"])
-    most = rates.total(summary["tokens"], summary["scored_tokens"], summary["tokens"] * 96)
+    least = rates.total(summary["tokens"], summary["scored_tokens"], summary["tokens"], 0)
+    most = rates.total(summary["tokens"], summary["scored_tokens"], summary["tokens"] * 96, 0)
     assert least < summary["flops"] < most
     full = luthier.train(
         tree(tiny_llama, alpaca_file, tmp_path / "full", train={"max_steps": 2}, method={"name": "full"})

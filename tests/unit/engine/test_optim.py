@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from luthier.core.trainable import ParameterGroup
-from luthier.engine.optim import build_optimizer, clip, set_learning_rate
+from luthier.engine.optim import build_optimizer, clip, set_learning_rate, state_bytes
 from luthier.recipe import Optim
 
 STEPS, RATE, DECAY = 5, 0.01, 0.1
@@ -83,6 +83,17 @@ def adafactor(value, gradient, state, step, rate):
     return value - rate * update / max(1.0, float(update.pow(2).mean().sqrt()))
 
 
+def lion(beta2):
+    """Chen et al., arXiv 2302.06675, algorithm 2."""
+
+    def rule(value, gradient, state, _, rate):
+        c = 0.9 * state.get("m", 0) + 0.1 * gradient
+        state["m"] = beta2 * state.get("m", 0) + (1 - beta2) * gradient
+        return value - rate * c.sign()
+
+    return rule
+
+
 def same(found, wanted):
     return max(float((found[name] - wanted[name]).abs().max()) for name in wanted)
 
@@ -109,6 +120,25 @@ def test_sgd(trainable, momentum):
 def test_adafactor(trainable):
     wanted = by_formula(trainable, adafactor)
     assert same(trained(trainable, Optim(optim="adafactor", weight_decay=DECAY)), wanted) < 2e-6
+
+
+@pytest.mark.parametrize(("name", "given", "beta2"), [("lion", None, 0.99), ("lion_32bit", 0.98, 0.98)])
+def test_lion(trainable, name, given, beta2):
+    wanted = by_formula(trainable, lion(beta2))
+    assert same(trained(trainable, Optim(optim=name, adam_beta2=given, weight_decay=DECAY)), wanted) < 2e-6
+
+
+def test_every_entry_says_what_it_keeps(trainable):
+    """Bytes of the float32 states of 10,000 numbers, against what is counted."""
+    weight = torch.nn.Parameter(torch.zeros(100, 100))
+    one = SimpleNamespace(groups=(ParameterGroup(parameters={"w": weight}),))
+    for name, momentum in [("adamw", 0.0), ("sgd", 0.0), ("sgd", 0.9), ("adafactor", 0.0), ("lion", 0.0)]:
+        optim = Optim(optim=name, momentum=momentum)
+        optimizer = build_optimizer(optim, one, {"w": weight})
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        held = sum(v.nbytes for v in optimizer.state[weight].values() if isinstance(v, torch.Tensor))
+        assert abs(held - state_bytes(optim) * 10_000) < 1000, name
 
 
 def test_vectors_do_not_decay(trainable):

@@ -24,6 +24,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "soft cap and window": {"softcap": 1.5, "sliding_window": 3},
     "sinks": {"sinks": 4},
     "sinks and window": {"sinks": 4, "sliding_window": 2},
+    "both ways": {"causal": False},
+    "both ways in a window": {"causal": False, "sliding_window": 2},
+    "both ways and soft cap": {"causal": False, "softcap": 1.5, "sliding_window": 3},
 }
 
 
@@ -43,8 +46,9 @@ def _options(name: str) -> dict[str, Any]:
 
 
 def _plain(inputs: list[torch.Tensor], forest: Forest, options: dict[str, Any]) -> torch.Tensor:
-    rest = {key: value for key, value in options.items() if key != "sliding_window"}
-    return plain_attention(*inputs, visible(forest, options.get("sliding_window")), scaling=0.4, **rest)
+    rest = {key: value for key, value in options.items() if key not in ("sliding_window", "causal")}
+    mask = visible(forest, options.get("sliding_window"), options.get("causal", True))
+    return plain_attention(*inputs, mask, scaling=0.4, **rest)
 
 
 @given(

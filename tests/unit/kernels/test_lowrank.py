@@ -71,6 +71,21 @@ def test_gradcheck(bias: bool, low: bool, transposed: bool) -> None:
     assert torch.autograd.gradcheck(function, inputs)
 
 
+@pytest.mark.parametrize("low", [False, True])
+def test_where_no_a_trains_x_is_not_kept(low: bool) -> None:
+    x, weight, b, lora_a, lora_b, low_input = _case((3,), bias=True, low=low)
+    frozen, kept = lora_a.detach(), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        got = lowrank_linear(x, weight, b, frozen, lora_b, 0.7, low_input)
+    assert not {tuple(tensor.shape) for tensor in kept} & {(3, 4)}
+    assert (3, 2) in {tuple(tensor.shape) for tensor in kept}  # s
+    wanted = plain_lowrank_linear(x, weight, b, frozen, lora_b, 0.7, low_input)
+    trained = [one for one in (x, b, lora_b, low_input) if one is not None]
+    pairs = zip(torch.autograd.grad(got.sum(), trained), torch.autograd.grad(wanted.sum(), trained), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
+
+
 def test_the_frozen_weight_gets_no_gradient_even_if_it_asks() -> None:
     x, weight, _, lora_a, lora_b, _ = _case((3,), bias=False, low=False)
     weight.requires_grad_()

@@ -86,10 +86,12 @@ def test_log_probabilities_keep_float32_in_bfloat16() -> None:
 @needs_compiler
 @given(
     forest=forests(), keys=st.sampled_from([1, 2, 4]), window=st.one_of(st.none(), st.integers(1, 6)),
-    dtype=st.sampled_from(DTYPES),
+    dtype=st.sampled_from(DTYPES), causal=st.booleans(),
 )  # fmt: skip
-def test_attention_takes_any_tree(forest: Forest, keys: int, window: int | None, dtype: torch.dtype) -> None:
-    _attend(forest, (4, keys, 5, 3), window, dtype)
+def test_attention_takes_any_tree(
+    forest: Forest, keys: int, window: int | None, dtype: torch.dtype, causal: bool
+) -> None:
+    _attend(forest, (4, keys, 5, 3), window, dtype, causal)
 
 
 @needs_compiler
@@ -99,17 +101,47 @@ def test_attention_takes_any_tree(forest: Forest, keys: int, window: int | None,
 def test_attention_over_blocks_and_panels(
     sizes: tuple[int, int, int, int], window: int | None, dtype: torch.dtype
 ) -> None:
-    _attend(grow(((130, 70, 1, 55), (-1, 0, 0, 1)), ((23,), (-1,)), ((200,), (-1,))), sizes, window, dtype)
+    forest = grow(((130, 70, 1, 55), (-1, 0, 0, 1)), ((23,), (-1,)), ((200,), (-1,)))
+    for causal in (True, False):
+        _attend(forest, sizes, window, dtype, causal)
 
 
-def _attend(forest: Forest, sizes: tuple[int, int, int, int], window: int | None, dtype: torch.dtype) -> None:
+@needs_compiler
+@pytest.mark.parametrize("causal", [True, False])
+def test_dropout_is_one_mask_forward_and_backward(causal: bool) -> None:
+    forest = grow(((70, 40), (-1, 0)), ((23,), (-1,)))
+    inputs = tuple(_random(2, forest.num_tokens, 16) for _ in range(2))
+    ones = torch.eye(forest.num_tokens).expand(2, -1, -1)  # values that show the weights themselves
+    torch.manual_seed(5)
+    kept = native_attention(*inputs, ones.contiguous(), forest, 0.3, None, causal=causal, dropout=0.3)
+    mask = visible(forest, None, causal)
+    share = float((kept[:, mask] == 0).float().mean())
+    assert share == pytest.approx(0.3, abs=0.02)
+    assert len({float((head[mask] == 0).float().mean()) for head in kept}) == 2, "each head draws its own"
+    stays = (kept != 0).double() / 0.7
+    value = _random(2, forest.num_tokens, 16)
+
+    def fast(*x: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(5)
+        return native_attention(*x, forest, 0.3, None, causal=causal, dropout=0.3)
+
+    def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        scores = (q @ k.transpose(1, 2) * 0.3).masked_fill(~mask, float("-inf"))
+        return (torch.softmax(scores, -1) * stays) @ v
+
+    _compare(fast, plain, (*inputs, value), torch.float32, looser=2)
+
+
+def _attend(
+    forest: Forest, sizes: tuple[int, int, int, int], window: int | None, dtype: torch.dtype, causal: bool
+) -> None:
     heads, keys, width, value_width = sizes
     tokens = forest.num_tokens
     shapes = (tokens, heads, width), (tokens, keys, width), (tokens, keys, value_width)
     query, key, value = (_random(*shape, dtype=dtype).detach().transpose(0, 1).requires_grad_() for shape in shapes)
     _compare(
-        lambda *x: native_attention(*x, forest, 0.3, window),
-        lambda *x: plain_attention(*x, visible(forest, window), scaling=0.3),
+        lambda *x: native_attention(*x, forest, 0.3, window, causal=causal),
+        lambda *x: plain_attention(*x, visible(forest, window, causal), scaling=0.3),
         (query, key, value.detach().contiguous().requires_grad_()), dtype,
     )  # fmt: skip
 

@@ -60,11 +60,17 @@ def _inputs(forest: Forest, keys: int) -> list[torch.Tensor]:
     return [torch.randn(*size, dtype=torch.float64, requires_grad=True) for size in sizes]
 
 
-@given(forest=forests(), keys=st.sampled_from([1, 2, 4]), window=st.one_of(st.none(), st.integers(1, 6)))
-def test_equals_plain_with_its_gradients(forest: Forest, keys: int, window: int | None) -> None:
+@given(
+    forest=forests(),
+    keys=st.sampled_from([1, 2, 4]),
+    window=st.one_of(st.none(), st.integers(1, 6)),
+    causal=st.booleans(),
+)
+def test_equals_plain_with_its_gradients(forest: Forest, keys: int, window: int | None, causal: bool) -> None:
     inputs = _inputs(forest, keys)
-    got = varlen_attention(*inputs, forest, scaling=0.3, sliding_window=window, kernel=plain_varlen)
-    wanted = plain_attention(*inputs, visible(forest, window), scaling=0.3)
+    words = {"scaling": 0.3, "sliding_window": window, "causal": causal, "kernel": plain_varlen}
+    got = varlen_attention(*inputs, forest, **words)
+    wanted = plain_attention(*inputs, visible(forest, window, causal), scaling=0.3)
     torch.testing.assert_close(got, wanted, atol=1e-12, rtol=0)
     above = torch.randn_like(wanted)
     pairs = zip(torch.autograd.grad(got, inputs, above), torch.autograd.grad(wanted, inputs, above), strict=True)
@@ -111,16 +117,17 @@ def test_no_kernel_on_a_cpu() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("window", [None, 5])
-def test_on_a_gpu(window: int | None) -> None:
+def test_on_a_gpu(window: int | None, causal: bool) -> None:
     forest = grow(((70, 33, 20, 9), (-1, 0, 0, 1)), ((40,), (-1,)))
     wide = [torch.randn(heads, forest.num_tokens, 64, dtype=torch.float64) for heads in (8, 2, 2)]
     above = torch.randn(8, forest.num_tokens, 64, dtype=torch.float64)
     narrow = [x.to("cuda", torch.bfloat16).requires_grad_() for x in wide]
     assert varlen_available(narrow[0], narrow[2])
-    got = forest_attention(*narrow, forest.to("cuda"), scaling=0.125, sliding_window=window)
+    got = forest_attention(*narrow, forest.to("cuda"), scaling=0.125, sliding_window=window, causal=causal)
     exact = [x.clone().requires_grad_() for x in wide]
-    wanted = plain_attention(*exact, visible(forest, window), scaling=0.125)
+    wanted = plain_attention(*exact, visible(forest, window, causal), scaling=0.125)
     torch.testing.assert_close(got.cpu().double(), wanted, atol=0.03, rtol=0.03)
     pairs = zip(torch.autograd.grad(got, narrow, above.to(got)), torch.autograd.grad(wanted, exact, above), strict=True)
     for one, other in pairs:

@@ -12,7 +12,8 @@ from tests.unit.methods.lora_models import applied
 from torch import nn
 
 from luthier.methods import lora
-from luthier.methods._lowrank import LoraEmbedding, LoraLayer, LoraLinear, TiedLoraHead, scaling_of
+from luthier.methods._lora_ends import LoraEmbedding, TiedLoraHead
+from luthier.methods._lowrank import LoraLayer, LoraLinear, scaling_of
 
 IDS = torch.arange(20)[None]
 

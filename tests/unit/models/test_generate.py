@@ -14,8 +14,9 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from luthier.core.errors import DataError, ModelError, UserError
 from luthier.methods import lora
 from luthier.models import load_model, load_tokenizer
-from luthier.models.generate import Draw, generate, nucleus, stop_ids
+from luthier.models.generate import generate, stop_ids
 from luthier.models.planted import NAME
+from luthier.models.sampling import Draw, nucleus
 from luthier.recipe import Model
 
 PROMPTS = [

@@ -121,8 +121,8 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "impossible": (lambda folder: _configure(folder, num_attention_heads=7), "not a multiple", "check the folder"),
     "encoder-decoder": (
         lambda folder: _configure(folder, model_type="t5", architectures=["T5ForConditionalGeneration"]),
-        "T5ForConditionalGeneration (t5) is no causal language model",
-        "choose a decoder",
+        "T5ForConditionalGeneration, an encoder-decoder, for CAUSAL_LM",
+        "set model.task_type to SEQ_2_SEQ_LM",
     ),
     "image model": (
         lambda folder: _configure(folder, model_type="vit", architectures=["ViTModel"]),

@@ -50,10 +50,18 @@ def test_windows_of_any_size_are_told_apart(window: int | None) -> None:
         assert hides_like_a_window(function, other) is (other == window)
 
 
+@pytest.mark.parametrize("window", [None, 1, 6, 64])
+def test_windows_of_encoders_reach_both_ways(window: int | None) -> None:
+    both = masking_utils.sliding_window_bidirectional_mask_function
+    function = masking_utils.bidirectional_mask_function if window is None else both(window)
+    assert hides_like_a_window(function, window)
+    assert not hides_like_a_window(function, 7)
+
+
 @pytest.mark.parametrize(
     "function",
     [
-        masking_utils.bidirectional_mask_function,
+        lambda b, h, q, k: q // 8192 == k // 8192,
         masking_utils.chunked_causal_mask_function(8192, torch.zeros(1, dtype=torch.int64)),
         masking_utils.and_masks(masking_utils.causal_mask_function, lambda b, h, q, k: (q - k < 4096) | (k < 4)),
         masking_utils.or_masks(masking_utils.causal_mask_function, lambda b, h, q, k: (q < 8) & (k < 8)),
@@ -61,7 +69,13 @@ def test_windows_of_any_size_are_told_apart(window: int | None) -> None:
             masking_utils.causal_mask_function, masking_utils.padding_mask_function(torch.ones(1, 3, dtype=torch.bool))
         ),
     ],
-    ids=["bidirectional", "chunks of 8192", "window with sinks", "a prefix that sees itself", "looks into the batch"],
+    ids=[
+        "chunks both ways",
+        "chunks of 8192",
+        "window with sinks",
+        "a prefix that sees itself",
+        "looks into the batch",
+    ],
 )
 def test_other_masks_are_no_windows(function: Any) -> None:
     assert not hides_like_a_window(function, None)

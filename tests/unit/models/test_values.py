@@ -197,7 +197,7 @@ def test_words_of_target_modules_never_reach_the_head(tmp_path):
 
 def test_a_head_among_the_targets_is_refused(tmp_path):
     model = reward(base(tmp_path / "llama"))
-    with pytest.raises(Exception, match="the head of values, which always trains whole"):
+    with pytest.raises(Exception, match="the head, which always trains whole"):
         lora.apply(model, lora.Config(r=1, target_modules=["q_proj", "score"]))
 
 

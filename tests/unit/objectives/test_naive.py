@@ -14,8 +14,9 @@ from tests.unit.objectives import naive
 
 from luthier.core.types import Segment, Tree
 from luthier.kernels.forest import plant
+from luthier.recipe.tasks import rows_of
 
-PREFERENCE = [(name, keys) for name, keys in VARIANTS if name != "sft"]
+PREFERENCE = [(name, keys) for name, keys in VARIANTS if rows_of(name) == "judged"]
 LN2 = math.log(2.0)
 
 

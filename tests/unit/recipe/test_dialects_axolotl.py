@@ -105,14 +105,11 @@ def test_evaluation_template_and_targets():
 @pytest.mark.parametrize(
     ("keys", "text"),
     [
-        (
-            {"adapter": "qlora"},
-            "adapter: received 'qlora' (text); lora, or none for full fine-tuning; write adapter: lora",
-        ),
-        ({"load_in_4bit": True}, "load_in_4bit: received true"),
+        ({"adapter": "oft"}, "adapter: received 'oft' (text); lora, qlora, or none for full fine-tuning; write adap"),
         ({"val_set_size": 0.05}, "val_set_size: received 0.05 (number); rows are not split at random here"),
         ({"rl": "grpo"}, "rl: received 'grpo' (text); known: dpo, ipo, orpo, kto, simpo"),
-        ({"optimizer": "adamw_bnb_8bit"}, "optimizer: received 'adamw_bnb_8bit'"),
+        ({"optimizer": "muon"}, "optimizer: received 'muon'"),
+        ({"lr_groups": [{"name": "x", "lr": 1.0}]}, "lr_groups: received {'name': 'x', 'lr': 1.0}"),
         ({"datasets": [{"path": "x", "type": "input_output"}]}, "datasets.0.type: received 'input_output'"),
         ({"datasets": [{"path": "x", "tpe": "alpaca"}]}, "datasets.0.tpe: unknown key; did you mean 'type'?"),
         (
@@ -127,3 +124,17 @@ def test_evaluation_template_and_targets():
 )
 def test_refusals_name_the_key_and_what_to_write(keys, text):
     assert refusal(**keys).startswith(text)
+
+
+def test_learning_rates_of_their_own():
+    lora = {"adapter": "lora", "lora_modules_to_save": ["norm"]}
+    tree = tree_of(**lora, loraplus_lr_ratio=16, optimizer="adamw_bnb_8bit")
+    assert tree["optim"] == {"lr_scheduler_type": "cosine", "optim": "adamw_bnb_8bit", "loraplus_lr_ratio": 16}
+    given = {"embedding_lr_scale": 0.1, "lr_groups": [{"name": "o", "modules": ["self_attn.o_proj"], "lr": 1e-6}]}
+    assert tree_of(**lora, **given)["optim"]["groups"] == [
+        {"parameters": r"self_attn\.o_proj", "learning_rate": 1e-6},
+        {"parameters": "embed_tokens|lm_head|norm", "learning_rate_scale": 0.1},
+    ]
+    groups = load_recipe(BARE | lora | given).recipe.optim.groups
+    assert [group.learning_rate for group in groups] == [1e-6, None]
+    assert "loraplus_lr_ratio" in axolotl.translate(BARE | {"loraplus_lr_ratio": 16}).idle, "without LoRA"

@@ -170,7 +170,6 @@ def test_freeze_keeps_its_keys():
 @pytest.mark.parametrize(
     ("keys", "text"),
     [
-        ({"quantization_bit": 4}, "quantization_bit: received 4"),
         ({"finetuning_type": "oft"}, "finetuning_type: received 'oft' (text); lora, full, freeze; write one of these"),
         ({"stage": "ppo"}, "stage: received 'ppo' (text); known: pt, sft, rm, dpo, kto"),
         (
@@ -217,3 +216,12 @@ def test_the_real_registry():
     readable = [name for name in refused - media if {"hf_hub_url", "file_name"} & set(names[name])]
     assert [name for name in readable if "folder" not in names[name]] == []
     assert len(found.tree["data"]["train"]) == len(names) - len(refused)
+
+
+def test_loraplus():
+    keys = {"loraplus_lr_ratio": 16.0, "loraplus_lr_embedding": 1e-5}
+    assert {"loraplus_lr_ratio": 16.0, "loraplus_lr_embedding": 1e-5}.items() <= tree_of(**keys)["optim"].items()
+    alone = llamafactory.translate(BARE | {"loraplus_lr_embedding": 1e-5})
+    assert "loraplus_lr_embedding" in alone.idle, "it is LLaMA-Factory's default, written out"
+    full = llamafactory.translate(BARE | keys | {"finetuning_type": "full"})
+    assert set(full.idle) >= set(keys)

@@ -17,12 +17,18 @@ BROKEN = [  # one for each rule, in the table's order
     ["train.early_stopping_patience=2", "train.eval_steps=0"],
     ["train.early_stopping_patience=2", *EVAL],
     ["train.load_best_model_at_end=true", *EVAL],
+    [*EVAL, "train.metric_for_best_model=f1"],
+    [*EVAL, "train.eval_steps=5", "train.load_best_model_at_end=true", "train.greater_is_better=true"],
     ["train.max_steps=10", "optim.warmup_steps=11"],
     ["optim.lr_scheduler_type=constant", "optim.warmup_steps=1"],
     ["optim.momentum=0.9"],
+    ["optim.loraplus_lr_embedding=1e-6"],
     ["data.max_length=512", "data.max_prompt_length=512"],
     ["objective={name: dpo, reference: runs/x/adapter}", "output_dir=./runs/x"],
     ["train.max_steps=0"],
+    ["model.quantization=nf4", "method=full"],
+    ["model.quantization=int8", "model.bnb_4bit_use_double_quant=true"],
+    ["model.quantization=nf4", "train.torch_compile=true"],
 ]
 
 
@@ -44,6 +50,9 @@ def test_rule(rule, words):
     "words",
     [
         [*EVAL, "train.eval_steps=10", "train.early_stopping_patience=2", "train.load_best_model_at_end=true"],
+        [*EVAL, "train.eval_steps=10", "train.load_best_model_at_end=true", "train.metric_for_best_model=eval_f1"],
+        ["model.task_type=CAUSAL_LM"],
+        ["model.task_type=SEQ_CLS", "objective=reward"],
         ["train.max_steps=10", "optim.warmup_steps=10"],
         ["optim.lr_scheduler_type=constant_with_warmup", "optim.warmup_steps=1"],
         ["optim.optim=sgd", "optim.momentum=0.9"],
@@ -52,7 +61,37 @@ def test_rule(rule, words):
         ["objective=dpo", "output_dir=."],
         ["objective={name: dpo, reference: runs/sft}", "output_dir=runs"],
         ["train.report_to=[tensorboard, wandb]"],
+        ["model.quantization=fp4", "model.bnb_4bit_use_double_quant=true", "method=ia3"],
     ],
 )
 def test_good_combinations(words):
     assert load_recipe(BARE, words)
+
+
+TASKS = {
+    "CAUSAL_LM": "sft",
+    "SEQ_2_SEQ_LM": "sft",
+    "SEQ_CLS": "classification",
+    "TOKEN_CLS": "token_classification",
+    "QUESTION_ANS": "question_answering",
+    "FEATURE_EXTRACTION": "contrastive",
+}
+
+
+@pytest.mark.parametrize(("task", "objective"), TASKS.items())
+def test_a_task_alone_chooses_its_objective(task, objective):
+    found = load_recipe(BARE, [f"model.task_type={task}"])
+    assert found.recipe.objective["name"] == objective
+    assert load_recipe(found.recipe).fingerprint == found.fingerprint
+
+
+def test_keys_of_an_objective_that_the_task_chooses():
+    found = load_recipe(BARE, ["model.task_type=SEQ_CLS", "objective.class_weights=balanced"])
+    assert found.recipe.objective["name"] == "classification"
+    assert found.recipe.objective["class_weights"] == "balanced"
+
+
+@pytest.mark.parametrize("objective", ["sft", "reward", "contrastive"])
+def test_an_objective_that_does_not_train_the_task_is_refused(objective):
+    with pytest.raises(RecipeError, match=r"model\.task_type TOKEN_CLS alone chooses objective token_classification"):
+        load_recipe(BARE, ["model.task_type=TOKEN_CLS", f"objective={objective}"])

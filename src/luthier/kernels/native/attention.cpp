@@ -35,17 +35,17 @@ static void scale_and_hide(const Problem &p, float *scores, const Span &span, in
     for (int64_t i = 0; i < rows; i++) {
         float *row = scores + i * span.stride;
         for (int64_t k = 0; k < room; k += LANES) store(row + k, load(row + k) * (float)p.scaling);
-        hide(row, span.begin(p, first + i), first + i + 1 - span.low, room, -INFINITY);
+        hide(row, span.begin(p, first + i), span.end(p, first + i), room, -INFINITY);
     }
 }
 
 template <typename T>
-static void forward_block(const Problem &p, int64_t head, int64_t start, int64_t first, int64_t rows,
+static void forward_block(const Problem &p, int64_t head, int64_t start, int64_t first, int64_t rows, int64_t total,
                           Right<Element<T>> keys, Right<Element<T>> values) {
     typedef Element<T> E;
     Scratch &s = scratch;
     const int64_t deep = depth_of<E>(p.width), out_wide = up_to(p.value_width, PANEL);
-    const Span span(p, first, first + rows);
+    const Span span(p, first, first + rows, total);
     const int64_t seen = span.high - span.low, room = up_to(seen, LANES);
     E *query = s.query.of<E>(BLOCK * deep);
     float *scores = s.scores.of(BLOCK * span.stride), *out = s.rows.of(BLOCK * out_wide);
@@ -59,15 +59,16 @@ static void forward_block(const Problem &p, int64_t head, int64_t start, int64_t
     float shares[BLOCK];
     for (int64_t i = 0; i < rows; i++) {
         float *row = scores + i * span.stride;
-        Vec most = splat(-INFINITY), total = {};
+        Vec most = splat(-INFINITY), all = {};
         for (int64_t k = 0; k < room; k += LANES) most = larger(most, load(row + k));
         const float top = largest(most);
+        const Noise noise(p, head, start + i);
         for (int64_t k = 0; k < room; k += LANES) {
             Vec weight = exponential(load(row + k) - top);
-            total += weight;
-            lay((E *)row, k, weight);
+            all += weight;
+            lay((E *)row, k, p.dropped ? weight * noise.kept(p, span.low + k) : weight);
         }
-        const float mass = sum(total);
+        const float mass = sum(all);
         shares[i] = 1.0f / mass;
         p.lse[head * p.tokens + start + i] = top + std::log(mass);
     }
@@ -97,7 +98,8 @@ template <typename T> static void forward(const Problem &p, int64_t head) {
         });
         for (int64_t h = head * groups; h < (head + 1) * groups; h++)
             for (int64_t i = 0; i < own; i += BLOCK)
-                forward_block<T>(p, h, p.starts[s] + i, above + i, own - i < BLOCK ? own - i : BLOCK, keys, values);
+                forward_block<T>(p, h, p.starts[s] + i, above + i, own - i < BLOCK ? own - i : BLOCK, chain.total, keys,
+                                 values);
     }
 }
 
@@ -107,14 +109,15 @@ template <typename E> struct Packed {
 };
 
 // P from the log-sum-exp; then dS = P (dP - delta) with dP = dO V^T and delta = sum of dO O (FlashAttention, 2205.14135).
+// Of weights that dropout changed, P m in the place of P for values, and dP m in that of dP: delta stays the same.
 template <typename T>
-static void backward_block(const Problem &p, int64_t head, int64_t start, int64_t first, int64_t rows,
+static void backward_block(const Problem &p, int64_t head, int64_t start, int64_t first, int64_t rows, int64_t total,
                            const Packed<Element<T>> &packed) {
     typedef Element<T> E;
     Scratch &s = scratch;
     const int64_t deep = depth_of<E>(p.width), out_deep = depth_of<E>(p.value_width);
     const int64_t wide = up_to(p.width, PANEL), out_wide = up_to(p.value_width, PANEL);
-    const Span span(p, first, first + rows);
+    const Span span(p, first, first + rows, total);
     const int64_t seen = span.high - span.low, room = up_to(seen, LANES), size = BLOCK * span.stride;
     E *query = s.query.of<E>(BLOCK * deep), *above = s.above.of<E>(BLOCK * out_deep);
     const Right<E> query_panel = s.query_panel.side<E>(depth_of<E>(BLOCK), p.width);
@@ -150,10 +153,12 @@ static void backward_block(const Problem &p, int64_t head, int64_t start, int64_
     for (int64_t i = 0; i < rows; i++) {
         float *score = scores + i * span.stride, *slope = slopes + i * span.stride;
         const float lse = p.lse[head * p.tokens + start + i];
-        hide(slope, span.begin(p, first + i), first + i + 1 - span.low, room, 0.0f);
+        hide(slope, span.begin(p, first + i), span.end(p, first + i), room, 0.0f);
+        const Noise noise(p, head, start + i);
         for (int64_t k = 0; k < room; k += LANES) {
-            const Vec weight = exponential(load(score + k) - lse), d = weight * (load(slope + k) - deltas[i]);
-            weave(weights_down, span.stride, i, k, weight);
+            const Vec kept = p.dropped ? noise.kept(p, span.low + k) : splat(1.0f);
+            const Vec weight = exponential(load(score + k) - lse), d = weight * (load(slope + k) * kept - deltas[i]);
+            weave(weights_down, span.stride, i, k, weight * kept);
             if (pairs) weave(slopes_down, span.stride, i, k, d);
             lay((E *)slope, k, d);
         }
@@ -202,7 +207,7 @@ template <typename T> static void backward(const Problem &p, int64_t head) {
         }
         for (int64_t h = head * groups; h < (head + 1) * groups; h++)
             for (int64_t i = 0; i < own; i += BLOCK)
-                backward_block<T>(p, h, p.starts[s] + i, above + i, own - i < BLOCK ? own - i : BLOCK, packed);
+                backward_block<T>(p, h, p.starts[s] + i, above + i, own - i < BLOCK ? own - i : BLOCK, total, packed);
         if (!alone)
             chain.each([&](int64_t row, int64_t token) {
                 for (int64_t d = 0; d < wide; d++) all_keys[token * wide + d] += packed.grad_key[row * wide + d];

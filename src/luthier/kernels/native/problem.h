@@ -17,6 +17,8 @@ struct Problem {
     int64_t query_head, query_token, key_head, key_token, value_head, value_token;
     int64_t grad_head, grad_token;
     int64_t segments, heads, kv_heads, tokens, width, value_width, window;  // window 0: none
+    int64_t causal;  // 0: a token sees its whole segment, and of a window both sides
+    uint64_t seed, dropped;  // weights whose noise is below `dropped` (of 2^32) are dropped
     double scaling;
 };
 
@@ -26,6 +28,29 @@ struct Scratch {
         above, above_panel, rows, grad_key, grad_value, part_key, part_value;
 };
 static thread_local Scratch scratch;
+
+// What a weight's fate is drawn from: its head, query and key, so that any cut into threads draws the same.
+struct Noise {
+    uint32_t low, high;
+    Noise(const Problem &p, int64_t head, int64_t query) {
+        uint64_t x = p.seed + 0x9e3779b97f4a7c15u * (uint64_t)(head * p.tokens + query + 1);  // SplitMix64
+        x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+        x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+        x ^= x >> 31;
+        low = (uint32_t)x, high = (uint32_t)(x >> 32);
+    }
+    // 1 / (1 - dropped) for keys [key, key + LANES) that stay, 0 for the others.
+    Vec kept(const Problem &p, int64_t key) const {
+        Bits x;
+        for (int i = 0; i < LANES; i++) x[i] = (uint32_t)(key + i);
+        x = x * 0x9e3779b1u + low;
+        x = (x ^ (x >> 16) ^ high) * 0x85ebca6bu;  // MurmurHash3's finaliser
+        x = (x ^ (x >> 13)) * 0xc2b2ae35u;
+        x ^= x >> 16;
+        const Vec stays = splat(4294967296.0f / (float)(4294967296u - p.dropped));
+        return x >= (uint32_t)p.dropped ? stays : Vec{};
+    }
+};
 
 // What a segment sees: whole ancestors, then itself.
 struct Chain {
@@ -47,14 +72,19 @@ struct Chain {
     }
 };
 
-// The keys that queries [first, last) of a chain see: [low, high), low on a panel's edge.
+// The keys that queries [first, last) of a chain of `total` tokens see: [low, high), low on a panel's edge.
 struct Span {
-    int64_t low, high, stride;
-    Span(const Problem &p, int64_t first, int64_t last) : low(0), high(last) {
+    int64_t low, high, stride, total;
+    Span(const Problem &p, int64_t first, int64_t last, int64_t total) : low(0), total(total) {
+        high = end(p, last - 1);
         if (p.window > 0 && first + 1 > p.window) low = (first + 1 - p.window) / PANEL * PANEL;
         stride = up_to(high - low, PANEL) + LANES;  // no power of two: rows would share cache sets
     }
     int64_t begin(const Problem &p, int64_t query) const {
         return (p.window > 0 && query + 1 > p.window ? query + 1 - p.window : 0) - low;
+    }
+    int64_t end(const Problem &p, int64_t query) const {
+        if (p.causal) return query + 1 - low;
+        return (p.window > 0 && query + p.window < total ? query + p.window : total) - low;
     }
 };

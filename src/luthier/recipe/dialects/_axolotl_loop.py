@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from luthier.recipe.dialects import _training
+from luthier.recipe.dialects import _optim, _training
 
 if TYPE_CHECKING:
     from luthier.recipe.dialects._draft import Draft
 
 KEYS = (
+    *_optim.AXOLOTL,
     "eval_steps",
     "eval_strategy",
     "evals_per_epoch",
@@ -32,7 +33,8 @@ KEYS = (
 def read(draft: Draft) -> None:
     """Read optimiser, shape, trackers, and how often something is logged, evaluated and saved."""
     _training.warm_up(draft, None)  # Axolotl's default is ours: 0.03 of the steps
-    draft.choose("optimizer", "optim.optim", _training.OPTIMISERS, "write adamw_torch")
+    _optim.optimiser(draft, "optimizer")
+    _optim.groups(draft)
     draft.choose("lr_scheduler", "optim.lr_scheduler_type", _training.SHAPES, "write cosine")
     trackers = ["wandb"] if draft.take("wandb_project") and draft.take("wandb_mode") != "disabled" else []
     trackers += ["tensorboard"] if draft.take("use_tensorboard") else []

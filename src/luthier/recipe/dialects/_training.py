@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from luthier.recipe.dialects import _optim
 from luthier.recipe.dialects._draft import OFF, Only
 from luthier.recipe.text import said
 
@@ -43,8 +44,6 @@ ONLY = {
     "fsdp": Only((*OFF, [], {}), _SHARDED),
     "fsdp_config": Only((*OFF, {}), _SHARDED),
     "resume_from_checkpoint": Only(OFF, "remove it, and go on with `luthier train RECIPE --resume`"),
-    "metric_for_best_model": Only(("loss", "eval_loss"), "remove it: the best model is the one of the lowest loss"),
-    "greater_is_better": Only((False,), "remove it: the best model is the one of the lowest loss"),
     "optim_args": Only((None, ""), "remove it: the keys of `optim` are all there are"),
     "optim_target_modules": Only((*OFF, []), "remove it: Luthier has no GaLore or APOLLO"),
     "lr_scheduler_kwargs": Only((None, {}), "remove it: the shapes linear, cosine and constant have no keys"),
@@ -107,9 +106,11 @@ READ = (
     "eval_steps",
     "eval_strategy",
     "evaluation_strategy",
+    "greater_is_better",
     "logging_steps",
     "logging_strategy",
     "lr_scheduler_type",
+    "metric_for_best_model",
     "optim",
     "report_to",
     "save_steps",
@@ -119,30 +120,18 @@ READ = (
 )
 KEYS = (*PLACES, *ONLY, *IDLE, *READ)
 
-_ADAMW = "write adamw_torch: the states of AdamW are float32 here"
-OPTIMISERS = {
-    "adamw": "adamw",
-    "adamw_hf": "adamw",
-    "adamw_torch": "adamw_torch",
-    "adamw_torch_fused": "adamw_torch_fused",
-    "paged_adamw": "adamw",
-    "paged_adamw_32bit": "adamw",
-    "sgd": "sgd",
-    "adafactor": "adafactor",
-}
 SHAPES = {name: name for name in ("linear", "cosine", "constant", "constant_with_warmup")}
 
 
 def training(draft: Draft) -> None:
     """Read what a table cannot say of `TrainingArguments`."""
-    draft.choose("optim", "optim.optim", OPTIMISERS, _ADAMW)
-    if str(draft.given.get("optim")).startswith("paged_"):
-        draft.note(f"optim {draft.given['optim']}: the same numbers as adamw; its states are not paged here")
+    _optim.optimiser(draft, "optim")
     draft.choose("lr_scheduler_type", "optim.lr_scheduler_type", SHAPES, "choose one, as in lr_scheduler_type: cosine")
     warm_up(draft)
     trackers(draft)
     logging(draft)
     saving(draft)
+    best(draft)
     evaluation(draft)
 
 
@@ -210,6 +199,17 @@ def saving(draft: Draft) -> None:
         draft.note(f"save_strategy {strategy}: written at the end (and on Ctrl-C); `save_steps: 100` writes more often")
     elif strategy != "steps":
         draft.refuse("save_strategy", f"received {said(strategy)}", "no, steps", "write save_strategy: steps")
+
+
+def best(draft: Draft) -> None:
+    """Read `metric_for_best_model` and `greater_is_better`, which mean nothing without `load_best_model_at_end`."""
+    metric, greater = draft.take("metric_for_best_model"), draft.take("greater_is_better")
+    name = str(metric or "loss").removeprefix("eval_")
+    if draft.given.get("load_best_model_at_end") is not True or (name == "loss" and not greater):
+        draft.ignore("metric_for_best_model", "greater_is_better")
+        return
+    draft.put("train.metric_for_best_model", name, "metric_for_best_model")
+    draft.put("train.greater_is_better", greater, "greater_is_better")
 
 
 def evaluation(draft: Draft) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from luthier.recipe.dialects import _axolotl_loop, _axolotl_rows, _objective, _training
+from luthier.recipe.dialects import _axolotl_loop, _axolotl_rows, _objective, _optim, _quantized, _training
 from luthier.recipe.dialects._draft import OFF, Asked, Draft, Only
 from luthier.recipe.dialects._templates import chat_template
 from luthier.recipe.text import said
@@ -30,16 +30,11 @@ PLACES = {key: _training.PLACES[key] for key in (*_SAME, *_SAME_TOO, "output_dir
     "early_stopping_patience": "train.early_stopping_patience",
     "default_system_message": "data.system",
 }
-_QUANTISED = "write it as false, and adapter: lora; Luthier trains on bfloat16 or float32 bases"
 _OTHER = "remove it: Luthier has no such method or start; `lora` takes peft_use_rslora and peft_use_dora"
 _LATER = "remove it, and publish after training: `hf upload REPO OUTPUT_DIR`"
 ONLY = {key: _training.ONLY[key] for key in ("deepspeed", "fsdp", "fsdp_config", "resume_from_checkpoint")} | {
     "fp16": Only((False,), "write bf16: true"),
     "float16": Only((False,), "write bf16: true"),
-    "load_in_4bit": Only((False,), _QUANTISED),
-    "load_in_8bit": Only((False,), _QUANTISED),
-    "gptq": Only((False,), _QUANTISED),
-    "loraplus_lr_ratio": Only((), _OTHER),
     "relora": Only(OFF, _OTHER),
     "lisa_n_layers": Only(OFF, _OTHER),
     "unfrozen_parameters": Only(
@@ -65,7 +60,6 @@ ONLY = {key: _training.ONLY[key] for key in ("deepspeed", "fsdp", "fsdp_config",
 IDLE = (
     "auto_resume_from_checkpoints",
     "bfloat16",
-    "bnb_config_kwargs",
     "cut_cross_entropy",
     "dataloader_*",
     "dataset_keep_in_memory",
@@ -81,6 +75,7 @@ IDLE = (
     "flash_attention",
     "flash_attn_*",
     "flex_attention",
+    "gptq",
     "gpu_memory_limit",
     "gradient_checkpointing_kwargs",
     "group_by_length",
@@ -139,8 +134,10 @@ OBJECTIVE = {
     "precompute_ref_log_probs": "precompute_ref_log_probs",
 }
 READ = (
+    *_quantized.LOADING,
     "adapter",
     "bf16",
+    "bnb_config_kwargs",
     "chat_template",
     "chat_template_jinja",
     "datasets",
@@ -156,7 +153,7 @@ READ = (
     "train_on_inputs",
     "val_set_size",
 )
-KEYS = frozenset({*PLACES, *ONLY, *IDLE, *LORA, *OBJECTIVE, *READ, *_axolotl_loop.KEYS})
+KEYS = frozenset({*PLACES, *ONLY, *IDLE, *LORA, *OBJECTIVE, *READ, *_axolotl_loop.KEYS, *_optim.LORAPLUS})
 MARKS = frozenset(
     {"base_model", "micro_batch_size", "sequence_len", "num_epochs", "lora_target_linear", "val_set_size"}
 )
@@ -175,6 +172,7 @@ def translate(tree: Mapping[str, Any], asked: Asked = Asked()) -> Translation:  
     _rows(draft, judged=name != "sft")
     _shown(draft, name)
     _method(draft)
+    _bits(draft)
     _training.numbers(draft, "torch_dtype")
     _axolotl_loop.read(draft)
     draft.table(PLACES, ONLY, IDLE)
@@ -245,18 +243,37 @@ def _shown(draft: Draft, name: str) -> None:
         )
 
 
+def _bits(draft: Draft) -> None:
+    """Read what the base is quantised to; `adapter: qlora` is LoRA on 4 bits, and Axolotl quantises the scales too."""
+    more = draft.take("bnb_config_kwargs", {})
+    more = dict(more) if isinstance(more, dict) else {"": more}
+    kind, double = more.pop("bnb_4bit_quant_type", "nf4"), more.pop("bnb_4bit_use_double_quant", True)
+    left = {key for key in more if key not in ("bnb_4bit_compute_dtype", "bnb_4bit_quant_storage")}
+    if left:
+        fix = "remove the others"
+        draft.refuse("bnb_config_kwargs", f"received {said(more)}", "bnb_4bit_quant_type, ..._use_double_quant", fix)
+    asked = _quantized.Asked(kind, "bnb_config_kwargs", double, "bnb_config_kwargs")
+    if draft.given.get("adapter") == "qlora" and not draft.given.get("load_in_4bit"):
+        draft.ignore("load_in_4bit")
+        _quantized.put_four(draft, asked, "adapter")
+    _quantized.loading(draft, asked)
+    if "model.quantization" not in draft.moved:
+        draft.ignore("bnb_config_kwargs")
+
+
 def _method(draft: Draft) -> None:
     adapter = draft.take("adapter")
     targets, linear = draft.take("lora_target_modules"), draft.take("lora_target_linear", False)
-    if adapter not in (None, "", "lora"):
-        fix = "write adapter: lora; the base stays in bfloat16" if adapter == "qlora" else "write adapter: lora"
-        draft.refuse("adapter", f"received {said(adapter)}", "lora, or none for full fine-tuning", fix)
+    if adapter not in (None, "", "lora", "qlora"):
+        allowed = "lora, qlora, or none for full fine-tuning"
+        draft.refuse("adapter", f"received {said(adapter)}", allowed, "write adapter: lora")
     if not adapter:
         draft.put("method.name", "full", "adapter")
-        draft.ignore(*LORA, "lora_target_modules", "lora_target_linear")
+        draft.ignore(*LORA, *_optim.LORAPLUS, "lora_target_modules", "lora_target_linear")
         return
     draft.put("method.name", "lora", "adapter")
     draft.table(LORA, {}, ())
+    _optim.loraplus(draft)
     draft.default("method.r", 8)
     draft.ignore(*(["lora_target_linear"] if not linear else []))
     if targets and linear:

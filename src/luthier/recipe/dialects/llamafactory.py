@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from luthier.recipe.dialects import _named_sets, _objective, _training
+from luthier.recipe.dialects import _named_sets, _objective, _optim, _quantized, _training
 from luthier.recipe.dialects._draft import Asked, Draft, Only
 from luthier.recipe.dialects._templates import chat_template
 from luthier.recipe.text import said
@@ -27,9 +27,7 @@ PLACES = _training.PLACES | {
 _OTHER = "remove it: Luthier has no such method or start; `lora` takes use_rslora and use_dora"
 _MODEL = "remove it: the model is trained as it was loaded"
 ONLY = _training.ONLY | {
-    "quantization_bit": Only((), "remove it: Luthier trains on bfloat16 or float32 bases"),
     "pissa_init": Only((False,), _OTHER),
-    "loraplus_lr_ratio": Only((), _OTHER),
     "use_galore": Only((False,), _OTHER),
     "use_apollo": Only((False,), _OTHER),
     "use_badam": Only((False,), _OTHER),
@@ -64,7 +62,6 @@ IDLE = (
     "data_shared_file_system",
     "dataset_shards",
     "disable_gradient_checkpointing",
-    "double_quantization",
     "enable_liger_kernel",
     "enable_thinking",
     "flash_attn",
@@ -78,8 +75,6 @@ IDLE = (
     "preprocessing_batch_size",
     "preprocessing_num_workers",
     "print_param_status",
-    "quantization_method",
-    "quantization_type",
     "ray_*",
     "swanlab_*",
     "upcast_layernorm",
@@ -109,6 +104,7 @@ READ = (
     "additional_target",
     "dataset",
     "dataset_dir",
+    "double_quantization",
     "eval_dataset",
     "finetuning_type",
     "freeze_extra_modules",
@@ -121,6 +117,9 @@ READ = (
     "neat_packing",
     "packing",
     "pref_loss",
+    "quantization_bit",
+    "quantization_method",
+    "quantization_type",
     "ref_model_adapters",
     "stage",
     "template",
@@ -128,7 +127,7 @@ READ = (
     "val_size",
     "eval_on_each_dataset",
 )
-KEYS = frozenset({*PLACES, *ONLY, *IDLE, *LORA, *OBJECTIVE, *READ, *_training.KEYS})
+KEYS = frozenset({*PLACES, *ONLY, *IDLE, *LORA, *OBJECTIVE, *READ, *_training.KEYS, *_optim.LORAPLUS})
 MARKS = frozenset(
     {"stage", "finetuning_type", "template", "cutoff_len", "dataset_dir", "lora_rank", "lora_target", "pref_loss"}
 )
@@ -148,6 +147,7 @@ def translate(tree: Mapping[str, Any], asked: Asked = Asked()) -> Translation:  
     _rows(draft, stage)
     _shown(draft, stage)
     _method(draft)
+    _bits(draft)
     _training.numbers(draft, "infer_dtype")
     _training.training(draft)
     draft.table(PLACES, ONLY, IDLE)
@@ -238,13 +238,14 @@ def _method(draft: Draft) -> None:
         draft.refuse("finetuning_type", f"received {said(kind)}", "lora, full, freeze", "write one of these")
     if kind != "lora":
         draft.put("method.name", "freeze" if kind == "freeze" else "full", "finetuning_type")
-        draft.ignore(*LORA, "lora_target", "additional_target", *(freeze if kind != "freeze" else ()))
+        draft.ignore(*LORA, *_optim.LORAPLUS, "lora_target", "additional_target", *(freeze if kind != "freeze" else ()))
         for key in (key for key in freeze if kind == "freeze" and draft.has(key)):
             draft.put(f"method.{key}", _names(draft.take(key)), key)
         return
     draft.ignore(*freeze)
     draft.put("method.name", "lora", "finetuning_type")
     draft.table(LORA, {}, ())
+    _optim.loraplus(draft)
     draft.default("method.r", 8)
     rank = draft.tree["method"]["r"]
     if isinstance(rank, int):  # else the strict reading says what is wrong with it
@@ -256,6 +257,23 @@ def _method(draft: Draft) -> None:
         )
     if extra is not None:
         draft.put("method.modules_to_save", _names(extra), "additional_target")
+
+
+def _bits(draft: Draft) -> None:
+    """Read what the base is quantised to."""
+    bits, how = draft.take("quantization_bit"), draft.take("quantization_method", "bnb")
+    kind, double = draft.take("quantization_type", "nf4"), draft.take("double_quantization", True)
+    if bits is None:
+        return draft.ignore("quantization_method", "quantization_type", "double_quantization")
+    if how not in ("bnb", "bitsandbytes"):
+        draft.refuse("quantization_method", f"received {said(how)}", "bnb", "write bnb")
+    if bits == 4:
+        asked = _quantized.Asked(kind, "quantization_type", double, "double_quantization")
+        return _quantized.put_four(draft, asked, "quantization_bit")
+    draft.ignore("quantization_type", "double_quantization")
+    if bits == 8:
+        return draft.put("model.quantization", "int8", "quantization_bit")
+    return draft.refuse("quantization_bit", f"received {said(bits)}", "4 or 8", "write one of these")
 
 
 def _names(value: Any) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.recipe.dialects import _mixture, _training, _trl_objective
+from luthier.recipe.dialects import _mixture, _quantized, _training, _trl_objective
 from luthier.recipe.dialects._draft import OFF, Asked, Draft, Only
 from luthier.recipe.text import said
 
@@ -27,10 +27,7 @@ PLACES = _training.PLACES | {
     "chat_template": "data.chat_template",
     "max_prompt_length": "data.max_prompt_length",
 }
-_QUANTISED = "write it as false; Luthier trains on bfloat16 or float32 bases (method lora keeps the base frozen)"
 ONLY = _training.ONLY | {
-    "load_in_4bit": Only((False,), _QUANTISED),
-    "load_in_8bit": Only((False,), _QUANTISED),
     "lora_target_parameters": Only((*OFF, []), "name modules instead, in lora_target_modules"),
     "dataset_streaming": Only((False,), "remove it: tokens are kept on disk and mapped, not held in memory"),
     "max_completion_length": Only((), "write max_length for prompt and answer, max_prompt_length for the prompt"),
@@ -72,7 +69,6 @@ IDLE = (
     "ref_model_sync_steps",
     "shuffle_dataset",
     "tokenizer_name_or_path",
-    "use_bnb_nested_quant",
     "use_flash_attention_2",
     "use_liger_loss",
 )
@@ -86,7 +82,10 @@ LORA = {
     "use_dora": "method.use_dora",
 }
 READ = (
+    *_quantized.LOADING,
     "assistant_only_loss",
+    "bnb_4bit_quant_type",
+    "bnb_4bit_use_double_quant",
     "chat_template_path",
     "completion_only_loss",
     "dataset_kwargs",
@@ -99,6 +98,7 @@ READ = (
     "packing_strategy",
     "torch_dtype",
     "truncation_mode",
+    "use_bnb_nested_quant",
     "use_peft",
 )
 KEYS = frozenset({*PLACES, *ONLY, *IDLE, *LORA, *_trl_objective.KEYS, *READ, *_training.KEYS, *_mixture.KEYS})
@@ -119,6 +119,7 @@ def translate(tree: Mapping[str, Any], asked: Asked = Asked()) -> Translation:  
     _lengths(draft)
     _scored(draft, name)
     _method(draft, name)
+    _bits(draft)
     _training.numbers(draft, "torch_dtype", "dtype")
     _training.training(draft)
     draft.table(PLACES, ONLY, IDLE)
@@ -190,6 +191,15 @@ def _loss_on(draft: Draft) -> None:
                 read = [source | {"format": "text", "columns": {"text": field}} for source in sources]
                 draft.tree["data"] = draft.tree["data"] | {which: read}
                 draft.moved[f"data.{which}"] += ("dataset_text_field",)
+
+
+def _bits(draft: Draft) -> None:
+    """Read what the base is quantised to."""
+    keys = ("use_bnb_nested_quant", "bnb_4bit_use_double_quant")  # the second is what bitsandbytes calls it
+    double = any(draft.take(key, False) for key in keys)
+    told = next((key for key in keys if draft.has(key)), keys[0])
+    kind = draft.take("bnb_4bit_quant_type", "nf4")
+    _quantized.loading(draft, _quantized.Asked(kind, "bnb_4bit_quant_type", double, told))
 
 
 def _method(draft: Draft, name: str) -> None:

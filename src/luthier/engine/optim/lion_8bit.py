@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lion of bitsandbytes with a state of 8 bits: an eighth of AdamW's memory."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from luthier.engine.optim._bitsandbytes import check, make_lion
+from luthier.engine.optim._bitsandbytes import lion_bytes as state_bytes
+
+__all__ = ["check", "make", "state_bytes"]
+
+make = partial(make_lion, name="Lion8bit")

@@ -1,0 +1,13 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AdamW of bitsandbytes with states of 8 bits that a GPU pages out to the host's memory where it is short."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from luthier.engine.optim._bitsandbytes import adamw_bytes as state_bytes
+from luthier.engine.optim._bitsandbytes import check, make_adamw
+
+__all__ = ["check", "make", "state_bytes"]
+
+make = partial(make_adamw, name="PagedAdamW8bit")
