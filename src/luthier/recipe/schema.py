@@ -200,7 +200,7 @@ class Train(Section):
     max_steps: Annotated[int, Field(ge=-1)] = -1
     """Optimiser steps; -1 means `num_train_epochs` decides."""
     per_device_train_batch_size: Positive = 8
-    """Bins of `max_length` tokens in a micro-batch (with packing), or examples; a judged row or a pair is always one."""
+    """Bins of `max_length` tokens in a micro-batch (with packing), or examples; a judged row or a pair is one."""
     gradient_accumulation_steps: Positive = 1
     """Micro-batches of an optimiser step; the loss is normalised over all of them."""
     per_device_eval_batch_size: Positive = 8
