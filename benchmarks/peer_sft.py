@@ -32,6 +32,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--lora-r", type=int, default=16)
     parser.add_argument("--lora-alpha", type=float, default=32)
     parser.add_argument("--rslora", action="store_true")
+    parser.add_argument("--quantization", choices=["none", "nf4"], default="none")
     parser.add_argument("--output-dir", required=True)
     return parser.parse_args()
 
@@ -43,12 +44,12 @@ def main() -> None:
     import torch
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+    from transformers import AutoTokenizer, set_seed
 
     torch.set_num_threads(1)
     set_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+    model = load(args)
     with open(args.data, encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     given = {"r": args.lora_r, "lora_alpha": args.lora_alpha, "use_rslora": args.rslora}
@@ -72,6 +73,28 @@ def main() -> None:
     trainer.train()
     sys.stdout = stdout
     print(json.dumps(figures(marks, losses, args.warmup)))
+
+
+def load(args: argparse.Namespace) -> Any:
+    """The base: float32 under autocast, or NF4 with double quantisation as PEFT's guide prepares it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if args.quantization == "none":
+        return AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
+    from peft import prepare_model_for_kbit_training
+    from transformers import BitsAndBytesConfig
+
+    how = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        args.model, dtype=torch.bfloat16, device_map={"": "cpu"}, quantization_config=how
+    )
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=args.checkpointing != "off")
 
 
 def trainer_settings(args: argparse.Namespace) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from random import Random
 
 from instructions import CATEGORIES, items
 from item import Item
+from tasks import COUNTS, task_rows
 
 # Every file has its own seed; the test seed was never used to choose anything.
-SEEDS = {"train": 101, "dev": 202, "test": 30303, "math": 404, "preference": 505}
+SEEDS = {"train": 101, "dev": 202, "test": 30303, "math": 404, "preference": 505, "tasks": 606}
 
 # Categories whose reply is a word or a number, so that it can be said tersely or in a sentence.
 SHORT = ("translation", "openqa", "rewrite", "classification", "extraction", "closedqa", "math")
@@ -80,6 +81,9 @@ def build_sets() -> dict[str, list[Row]]:
     rows["preference_sft"] = _both_styles(preference_train)
     rows["preference_train"] = _preference_rows(preference_train, checked=False)
     rows["preference_test"] = _preference_rows(preference_test, checked=True)
+    rows |= {
+        f"{name}_{split}": task_rows(name, split, SEEDS["tasks"]) for name in COUNTS for split in ("train", "test")
+    }
     return rows
 
 

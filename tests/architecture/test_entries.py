@@ -13,7 +13,7 @@ from luthier.core import registry
 from luthier.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
-KINDS = ["methods", "objectives", "data.formats", "data.templates", "engine.callbacks", "cli"]
+KINDS = ["methods", "objectives", "data.formats", "data.templates", "engine.callbacks", "engine.optim", "cli"]
 RECIPES = sorted([*ROOT.glob("recipes/**/*.yaml"), *ROOT.glob("recipes/**/*.yml")])
 
 

@@ -3,7 +3,8 @@
 
 TARGET is a data file or folder, or a YAML recipe; words of the form key=value override the recipe:
 `luthier data rows.jsonl`, `luthier data recipe.yaml data.max_length=512`. Scored tokens stand between ⟦ and ⟧.
-Of judged rows (preference pairs and their like) the prompt is shown, and each answer with its grade.
+Of judged rows (preference pairs and their like) the prompt is shown, and each answer with its grade; of rows that are
+read and not written their labels, the tag below each word, the answer in its context, or each text.
 """
 
 from __future__ import annotations
@@ -14,16 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from luthier.cli._rows import show, told
+
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.text import Text
 
-    from luthier.core.tasks import RowKind
-    from luthier.core.types import Segment, Tree
+    from luthier.core.tasks import Labels, RowKind
+    from luthier.core.types import Tree
     from luthier.data import Prepared
     from luthier.recipe.schema import Data
-
-OPEN, CLOSE = "⟦", "⟧"  # rare in data, so that they are not mistaken for it
 
 
 def main(
@@ -38,7 +38,7 @@ def main(
     from luthier.data import ledger, prepare
     from luthier.models import load_tokenizer
     from luthier.recipe import load_recipe
-    from luthier.recipe.tasks import rows_of
+    from luthier.recipe.tasks import rows_of, task_of
 
     is_recipe = target.lower().endswith((".yaml", ".yml"))
     start: Any = target if is_recipe else {"model": {"model_name_or_path": "embedded"}, "data": {"train": target}}
@@ -60,48 +60,20 @@ def main(
         tokenizer,
         which="eval" if evaluation else "train",
         kind=kind,
+        task=task_of(recipe),
+        problem=recipe.objective.get("problem_type"),
         say=lambda line: print(line, file=sys.stderr),
     )
     trees = [prepared.rows.tree(row) for row in range(min(rows, len(prepared.rows)))]
     if as_json:
-        shown = [_row(tree, tokenizer) for tree in trees]
-        told = {"rows": shown, "ledger": prepared.ledger.to_json(), "lengths": _lengths(prepared, recipe.data)}
-        print(json.dumps(told, ensure_ascii=False))
+        shown = [told(tree, prepared.rows.kind, prepared.labels, tokenizer) for tree in trees]
+        document = {"rows": shown, "ledger": prepared.ledger.to_json(), "lengths": _lengths(prepared, recipe.data)}
+        if prepared.labels is not None:
+            document["labels"] = _counts(prepared.labels)
+        print(json.dumps(document, ensure_ascii=False))
     else:
         _show(prepared, trees, tokenizer, recipe.data)
     ledger.check(prepared.ledger.accounts, recipe.data.refused_tolerance)
-
-
-def _row(tree: Tree, tokenizer: Any) -> dict[str, Any]:
-    """Tell one row: its runs of scored and other tokens as text, and its ids; of a judged row those of each answer."""
-    first, *answers = tree.segments
-    told = {
-        "row": tree.row,
-        "tokens": len(tree),
-        "scored_tokens": sum(int(part.scored.sum()) for part in tree.segments),
-    }
-    if not answers:
-        return told | _runs(first, [], tokenizer)
-    before = first.ids.tolist()
-    scores = tree.scores[1:] or [None] * len(answers)
-    judged = [
-        {"grade": grade, "score": score} | _runs(answer, before, tokenizer)
-        for answer, grade, score in zip(answers, tree.grades[1:], scores, strict=True)
-    ]
-    return told | {"prompt": _runs(first, [], tokenizer), "answers": judged}
-
-
-def _runs(segment: Segment, before: list[int], tokenizer: Any) -> dict[str, Any]:
-    """Tell the runs of one segment that comes after the tokens `before`."""
-    ids, scored = segment.ids.tolist(), segment.scored.tolist()
-    edges = [0, *(i for i in range(1, len(ids)) if scored[i] != scored[i - 1]), len(ids)]
-    # the text of a run is what it adds to the text before it: decoded alone, SentencePiece drops its leading space
-    texts = [tokenizer.decode([*before, *ids[:edge]], clean_up_tokenization_spaces=False) for edge in edges]
-    runs = [
-        {"text": texts[i + 1][len(texts[i]) :], "scored": scored[edges[i]], "tokens": edges[i + 1] - edges[i]}
-        for i in range(len(edges) - 1)
-    ]
-    return {"runs": runs, "ids": ids}
 
 
 def _lengths(prepared: Prepared, data: Data) -> dict[str, Any]:
@@ -110,40 +82,34 @@ def _lengths(prepared: Prepared, data: Data) -> dict[str, Any]:
     from luthier.data.pack import best_fit, fill
 
     lengths = prepared.rows.lengths
-    told = {
+    found = {
         "mean": round(float(lengths.mean()), 1),
         "median": int(np.median(lengths)),
         "longest": int(lengths.max()),
         "max_length": data.max_length,
     }
     rows = prepared.rows
-    if rows.judged:
+    if rows.kind == "judged":
         apart = int((lengths + rows.prompts * (rows.answers - 1)).sum())
-        told |= {"tokens": int(lengths.sum()), "tokens_unshared": apart}
-    elif data.packing:
+        found |= {"tokens": int(lengths.sum()), "tokens_unshared": apart}
+    elif data.packing and not rows.judged:
         bins = best_fit(lengths, data.max_length)
-        told |= {"bins": len(bins), "fill": round(fill(lengths, bins, data.max_length), 4)}
-    return told
+        found |= {"bins": len(bins), "fill": round(fill(lengths, bins, data.max_length), 4)}
+    return found
 
 
 def _show(prepared: Prepared, trees: list[Tree], tokenizer: Any, data: Data) -> None:
     from rich.console import Console
-    from rich.text import Text
 
     console = Console(highlight=False)
     for tree in trees:
-        row = _row(tree, tokenizer)
-        judged = row.get("answers", [])
-        many = f", {len(judged)} answer{'s' if len(judged) > 1 else ''}" if judged else ""
-        console.rule(f"{row['row']}: {row['tokens']:,} tokens, {row['scored_tokens']:,} scored{many}", align="left")
-        console.print(_marked(row["prompt"] if judged else row))
-        for number, answer in enumerate(judged, 1):
-            score = "" if answer["score"] is None else f", score {answer['score']:g}"
-            head = f"answer {number}, grade {answer['grade']:g}{score}, {len(answer['ids']):,} tokens: "
-            console.print(Text(head, "bold").append_text(_marked(answer)))
+        show(told(tree, prepared.rows.kind, prepared.labels, tokenizer), console)
     _show_ledger(prepared, console)
     lengths = _lengths(prepared, data)
     console.print(f"\nlengths: mean {lengths['mean']}, median {lengths['median']}, longest {lengths['longest']}")
+    if prepared.labels is not None and prepared.labels.counts:
+        counts = ", ".join(f"{name} {count:,}" for name, count in _counts(prepared.labels).items())
+        console.print(f"labels: {counts}", markup=False)
     if "bins" in lengths:
         console.print(f"packing: {lengths['bins']:,} bins of {data.max_length} tokens, {lengths['fill']:.1%} full")
     if "tokens_unshared" in lengths:
@@ -152,29 +118,30 @@ def _show(prepared: Prepared, trees: list[Tree], tokenizer: Any, data: Data) -> 
         console.print(f"prompts: {how if data.share_prompts else f'once for each answer: {apart} tokens'}")
 
 
-def _marked(told: dict[str, Any]) -> Text:
-    from rich.text import Text
-
-    text = Text()
-    for run in told["runs"]:
-        text.append(f"{OPEN}{run['text']}{CLOSE}" if run["scored"] else run["text"], "green" if run["scored"] else "")
-    return text
+def _counts(labels: Labels) -> dict[str, int]:
+    return dict(zip(labels.names, labels.counts or (0,) * len(labels), strict=True))
 
 
 def _show_ledger(prepared: Prepared, console: Console) -> None:
     from rich.table import Table
 
-    judged = prepared.rows.judged
-    names = ("source", "format", "read", "kept", *(["answers"] if judged else []), "cut", "refused", "tokens", "scored")
-    table = Table(*names, title="ledger", title_justify="left")
+    accounts = prepared.ledger.accounts
+    counts = {"windows": "windows", "answers": "answers", "truncated": "cut", "refused_rows": "refused"}
+    counts |= {"tokens": "tokens", "scored_tokens": "scored", "labelled": "labelled"}
+    if all(account.windows == account.kept for account in accounts):
+        del counts["windows"]
+    for name in ("answers", "scored_tokens", "labelled"):
+        if not any(getattr(account, name) for account in accounts):
+            del counts[name]
+    counts = {"read": "read", "kept": "kept"} | counts
+    if prepared.rows.kind == "texts":
+        counts["answers"] = "texts"
+    table = Table("source", "format", *counts.values(), title="ledger", title_justify="left")
     table.columns[0].overflow = "fold"
     for column in table.columns[2:]:
         column.justify = "right"
-    for account in prepared.ledger.accounts:
-        answers = [account.answers] if judged else []
-        rows = (account.read, account.kept, *answers, account.truncated, account.refused_rows)
-        counts = (*rows, account.tokens, account.scored_tokens)
-        table.add_row(account.source, account.format, *(f"{count:,}" for count in counts))
+    for account in accounts:
+        table.add_row(account.source, account.format, *(f"{getattr(account, name):,}" for name in counts))
     console.print(table)
     for account in prepared.ledger.accounts:
         for line in account.told():

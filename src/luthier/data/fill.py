@@ -227,7 +227,7 @@ def _write(chunk: _Chunk, made: Sequence[list[Row] | RowFault], account: Account
             account.tokens += len(row.ids)
             account.scored_tokens += int(np.count_nonzero(row.scored))
             account.labelled += int(np.count_nonzero(row.labels >= 0)) if row.labels is not None else 0
-            account.answers += len(row.answers or ())
+            account.answers += len(row.grades)
         kept += rows
         numbers += [number] * len(rows)
     writer.add(kept, numbers, chunk.index)

@@ -45,7 +45,7 @@ class Account:
         read: Examples in them, good or bad: one a row, but for formats whose rows hold several.
         kept: Examples that train.
         windows: Trees of the kept examples: more than those where long ones are cut into windows.
-        answers: Judged answers of the kept examples, texts that belong together, or targets; 0 where there are none.
+        answers: Judged answers of the kept examples, or texts that belong together; 0 where there are none.
         truncated: Examples among the kept ones that were cut at ``max_length``; judged ones at their prompt's start.
         tokens: Tokens of the kept rows.
         scored_tokens: Tokens among them whose log-probability is trained.
@@ -103,7 +103,7 @@ class Account:
         """Say what was kept: rows, their windows and answers where they have such, and tokens."""
         things = "rows" if self.read == self.rows else f"examples in {self.rows:,} rows"
         windows = f", {self.windows:,} windows" if self.windows > self.kept else ""
-        branches = {"texts": "texts", "source_target": "targets"}.get(self.kind, "answers")
+        branches = "texts" if self.kind == "texts" else "answers"
         answers = f", {self.answers:,} {branches}" if self.answers else ""
         scored = f", {self.scored_tokens:,} scored" if self.scored_tokens else ""
         labelled = f", {self.labelled:,} labelled" if self.labelled else ""

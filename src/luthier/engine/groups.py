@@ -130,7 +130,7 @@ def say_groups(optim: Optim, trainable: Trainable, say: Callable[[str], None]) -
             continue
         say(
             f"  {row['parameters']}: learning rate {row['learning_rate']:.3g}, weight decay {row['weight_decay']:g}, "
-            f"{row['tensors']} tensors, {row['numbers']:,} numbers"
+            f"{row['tensors']} tensor{'s' * (row['tensors'] != 1)}, {row['numbers']:,} numbers"
         )
 
 

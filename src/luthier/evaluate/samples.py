@@ -145,6 +145,9 @@ def typed_samples(texts: Sequence[str], beside: str | None, kind: RowKind) -> Sa
         rows = [{"text": text, "pair": beside} for text in texts]
     elif beside is not None:
         raise DataError("--context", "given", "only questions and pairs of texts have one", "leave it out")
+    elif kind == "texts":  # one row: each is compared with the first
+        example = Texts(texts=tuple(texts), grades=())
+        return Samples(name="texts", every=(Sample(name="texts", example=example),))
     every = [Sample(name=f"text {n}", example=_bare(row, kind, f"text {n}")) for n, row in enumerate(rows, 1)]
     return Samples(name="texts", every=tuple(every))
 

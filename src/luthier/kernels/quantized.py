@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frozen matrices that are kept in few bits: a tensor that becomes numbers where it is multiplied, and is let go again.
 
-    Blocks    4 bits a number: table[code] * absmax of its block (NF4, FP4); with double quantisation absmax is 8 bits
+    Blocks    4 bits a number: table[code] * absmax of its block (NF4, FP4); with double quantisation absmax is 8 bits;
+              or 4 or 8 bits of whole numbers: (code - zero of its block) * absmax of its block (GPTQ, AWQ)
     Rows      8 bits a number: code * scale of its row (LLM.int8's weights)
     Quantized a tensor [N, K] of bfloat16 or float32 to whoever reads it; what autograd keeps of it are the bits
 
@@ -64,13 +65,16 @@ class _Held:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Blocks(_Held):
-    """Four bits for each number, and one scale for each block of them.
+    """Four bits (or eight) for each number, and one scale for each block of them.
 
     Attributes:
         shape: N and K.
-        codes: Two in a byte, the first in its upper half, uint8 [ceil(n / 2)].
-        table: The 16 values, float32.
+        codes: Two in a byte, the first in its upper half, uint8 [ceil(n / 2)]; of 256 values one in a byte, [n].
+        table: The 16 values (or 256), float32.
         block: b, even.
+        kind: nf4 or fp4, where the codes are bitsandbytes' own.
+        zeros: What is taken from a value of each block before it is scaled, float32 [ceil(n / b)].
+        order: Where each column of the matrix stands in the codes, int64 [K]: GPTQ's `desc_act`.
         absmax: Scale of each block, float32 [ceil(n / b)]; with double quantisation its codes, uint8.
         levels: Double quantisation: the 256 values of these codes, float32.
         outer: Double quantisation: scale of each `group` codes, float32.
@@ -82,6 +86,9 @@ class Blocks(_Held):
     codes: torch.Tensor
     table: torch.Tensor
     block: int
+    kind: str = ""
+    zeros: torch.Tensor | None = None
+    order: torch.Tensor | None = None
     absmax: torch.Tensor
     levels: torch.Tensor | None = None
     outer: torch.Tensor | None = None
@@ -97,9 +104,10 @@ class Blocks(_Held):
 
     def dense(self, dtype: torch.dtype) -> torch.Tensor:
         """The numbers, [N, K]."""
-        if self.codes.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and native.usable(self.table):
-            return _dense_blocks(self, dtype)
-        return plain_blocks(self, dtype)
+        if self.codes.device.type == "cuda" and self.kind:
+            return theirs_blocks(self, dtype)
+        fits = dtype in (torch.float32, torch.bfloat16) and len(self.table) == 16 and native.usable(self.table)
+        return _ordered(_dense_blocks(self, dtype), self) if fits else plain_blocks(self, dtype)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -127,11 +135,28 @@ class Rows(_Held):
 
 
 def plain_blocks(store: Blocks, dtype: torch.dtype) -> torch.Tensor:
-    """table[code] * absmax of the block, in float32 and rounded once; what :meth:`Blocks.dense` must equal."""
-    count = store.shape[0] * store.shape[1]
-    codes = torch.stack([store.codes >> 4, store.codes & 15], -1).flatten()[:count]
+    """(table[code] - zero) * absmax of the block, in float32, rounded once; what :meth:`Blocks.dense` must equal."""
+    count, codes = store.shape[0] * store.shape[1], store.codes
+    if len(store.table) == 16:
+        codes = torch.stack([codes >> 4, codes & 15], -1).flatten()[:count]
+    values = store.table[codes.long()]
+    if store.zeros is not None:
+        values -= store.zeros.repeat_interleave(store.block)[:count]
     scales = store.scales().repeat_interleave(store.block)[:count]
-    return (store.table[codes.long()] * scales).to(dtype).view(store.shape)
+    return _ordered((values * scales).to(dtype).view(store.shape), store)
+
+
+def _ordered(dense: torch.Tensor, store: Blocks) -> torch.Tensor:
+    return dense if store.order is None else dense.index_select(1, store.order)
+
+
+def theirs_blocks(store: Blocks, dtype: torch.dtype) -> torch.Tensor:
+    """The same by bitsandbytes, whose kernels are the fast ones on GPUs."""
+    import bitsandbytes  # noqa: F401 - it registers the operation
+
+    find: Any = torch.ops.bitsandbytes.dequantize_4bit
+    found: torch.Tensor = find(store.codes, store.scales(), store.block, store.kind, store.shape, dtype)
+    return found
 
 
 def plain_rows(store: Rows, dtype: torch.dtype) -> torch.Tensor:
@@ -143,7 +168,7 @@ class _Problem(ctypes.Structure):
     """`struct Blocks` of native/quantized.cpp, field by field."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in "codes table absmax nested levels outer out".split()),
+        *((name, ctypes.c_void_p) for name in "codes table absmax zeros nested levels outer out".split()),
         *((name, ctypes.c_int64) for name in "count block group".split()),
         ("offset", ctypes.c_double),
     )
@@ -152,6 +177,8 @@ class _Problem(ctypes.Structure):
 def _dense_blocks(store: Blocks, dtype: torch.dtype) -> torch.Tensor:
     out, blocks = torch.empty(store.shape, dtype=dtype), len(store.absmax)
     pointers = {"codes": store.codes, "table": store.table, "out": out}
+    if store.zeros is not None:
+        pointers["zeros"] = store.zeros
     if store.levels is not None and store.outer is not None:
         pointers |= {"nested": store.absmax, "levels": store.levels, "outer": store.outer}
     else:

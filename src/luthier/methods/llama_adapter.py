@@ -117,8 +117,8 @@ def _sites(model: PreTrainedModel, config: Config) -> list[str]:
         layer = model.get_submodule(f"{where}.{number}")
         found = [name for name, module in layer.named_children() if reads_prompts(module)]
         if len(found) != 1:
-            received = f"{where}.{number}, a {type(layer).__name__}, where keys and values have no linears of their own"
-            allowed = "attention with k_proj and v_proj, or GPT-2's c_attn"
+            received = f"{where}.{number}, a {type(layer).__name__}, with keys and values from elsewhere"
+            allowed = "attention with k_proj and v_proj, or as in GPT-2, GPT-NeoX and Phi-3"
             raise ModelError(f"model {type(model).__name__}", received, allowed, "choose prefix or lora")
         sites.append(f"{where}.{number}.{found[0]}")
     return sites
@@ -209,6 +209,8 @@ def _prove(model: PreTrainedModel, prompts: dict[str, AdaptionPrompt]) -> None:
             raise ModelError(where, received, "attention that goes through transformers' interface", fix)
         if model.config._attn_implementation == ATTENTION:
             prove_forest(model, model.config._name_or_path)
+    except ModelError:
+        raise
     except (ValueError, TypeError, RuntimeError, AttributeError, LookupError) as error:
         raise ModelError(where, f"it does not take these prompts ({str(error)[:200]})", fix=fix) from error
     finally:

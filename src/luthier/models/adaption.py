@@ -50,11 +50,10 @@ class AdaptionPrompt(nn.Module):
         self.reader, self.late = (attention,), late  # in a tuple: the prompt stands in the module, not around it
         self.active, self.asked = True, False
         self.waiting: torch.Tensor | None = None
-        weight: Any = _linears(attention)[0].weight
-        width = weight.shape[0] if isinstance(_linears(attention)[0], Conv1D) else weight.shape[1]
+        weight = _readers(attention)[0][0]
         # float32 also beside a bfloat16 base: updates below 2^-8 of a number would vanish otherwise.
         how: Any = {"dtype": torch.promote_types(weight.dtype, torch.float32), "device": weight.device}
-        self.adaption_prompt = nn.Parameter(torch.randn(1, length, width, **how))
+        self.adaption_prompt = nn.Parameter(torch.randn(1, length, weight.shape[1], **how))
         self.adaption_gate = nn.Parameter(torch.zeros(1, **how))
 
     def term(self, query: torch.Tensor, scaling: float) -> torch.Tensor:
@@ -84,16 +83,12 @@ class AdaptionPrompt(nn.Module):
 
     def pass_products(self) -> int:
         """Multiply-adds of reading keys and values from the prompt, forward and backward (`engine.flops`)."""
-        matrices: list[Any] = [part.weight for part in _linears(self.reader[0])]
-        return 2 * self.adaption_prompt.shape[1] * sum(matrix.numel() for matrix in matrices)
+        return 2 * self.adaption_prompt.shape[1] * sum(weight.numel() for weight, _ in _readers(self.reader[0]))
 
     def _read(self, dtype: torch.dtype, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """K_p and V_p, [G, n, D], by the layer's linears for both: neither rotated nor normed, as in PEFT."""
-        parts, prompt = _linears(self.reader[0]), self.adaption_prompt[0].to(dtype)
-        if len(parts) == 1:  # GPT-2's one linear for query, key and value
-            _, key, value = parts[0](prompt).chunk(3, -1)
-        else:
-            key, value = (F.linear(prompt, part.weight, part.bias) for part in parts)  # type: ignore[arg-type]
+        prompt = self.adaption_prompt[0].to(dtype)
+        key, value = (F.linear(prompt, weight, bias) for weight, bias in _readers(self.reader[0]))
         heads = key.shape[-1] // size
         return key.unflatten(-1, (heads, -1)).transpose(0, 1), value.unflatten(-1, (heads, -1)).transpose(0, 1)
 
@@ -115,10 +110,10 @@ class _Named:
 def reads_prompts(attention: nn.Module) -> bool:
     """Whether a module is an attention whose keys and values can be read from a prompt.
 
-    It has linears of their own for both (`k_proj`, `v_proj`), or GPT-2's `c_attn`, and asks its configuration for the
-    attention function.
+    It has linears of their own for both (`k_proj`, `v_proj`), or one for queries, keys and values whose order is known
+    (GPT-2, Phi-3, GPT-NeoX, Persimmon), and asks its configuration for the attention function.
     """
-    return hasattr(attention, "config") and bool(_linears(attention))
+    return hasattr(attention, "config") and bool(_readers(attention))
 
 
 def attach(attention: nn.Module, length: int, late: bool = False) -> tuple[AdaptionPrompt, Callable[[], None]]:
@@ -177,15 +172,32 @@ def _attend(
     return out, weights
 
 
-def _linears(attention: nn.Module) -> tuple[nn.Module, ...]:
-    """Those for keys and values, or the one for all three; none where they are not known."""
-    pair = getattr(attention, "k_proj", None), getattr(attention, "v_proj", None)
-    if isinstance(pair[0], nn.Linear) and isinstance(pair[1], nn.Linear):
-        return pair[0], pair[1]
-    whole = getattr(attention, "c_attn", None)
-    if isinstance(whole, Conv1D) and whole.weight.shape[1] == 3 * whole.weight.shape[0]:
-        return (whole,)
-    return ()
+def _readers(attention: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+    """Matrix [N, W] and bias of keys and of values; none where they are not known."""
+    pair: list[Any] = [getattr(attention, name, None) for name in ("k_proj", "v_proj")]
+    if all(isinstance(linear, nn.Linear) for linear in pair):
+        return [(linear.weight, linear.bias) for linear in pair]
+    return _parts(attention)
+
+
+def _parts(attention: Any) -> list[tuple[Any, Any]]:
+    """The same, cut out of one linear for queries, keys and values."""
+    names, kind = ("c_attn", "qkv_proj", "query_key_value"), type(attention).__name__
+    whole: Any = next((found for name in names if (found := getattr(attention, name, None)) is not None), None)
+    if isinstance(whole, Conv1D) and whole.nf == 3 * whole.nx:  # GPT-2: all queries, all keys, all values
+        return [(whole.weight.T.chunk(3)[i], whole.bias.chunk(3)[i]) for i in (1, 2)]
+    if not isinstance(whole, nn.Linear):
+        return []
+    bias = whole.bias
+    if kind == "Phi3Attention":  # the same, with fewer keys and values
+        size = attention.head_dim * attention.config.num_key_value_heads
+        sizes = [whole.out_features - 2 * size, size, size]
+        return [(whole.weight.split(sizes)[i], None if bias is None else bias.split(sizes)[i]) for i in (1, 2)]
+    if kind in ("GPTNeoXAttention", "PersimmonAttention"):  # head by head: its query, key and value
+        cut = (attention.config.num_attention_heads, 3, -1)
+        each = [None if one is None else one.unflatten(0, cut) for one in (whole.weight, bias)]
+        return [tuple(None if one is None else one[:, i].flatten(0, 1) for one in each) for i in (1, 2)]  # type: ignore[misc]
+    return []
 
 
 AttentionInterface.register(NAME, _attend)

@@ -13,6 +13,7 @@ import torch
 
 from luthier.core.errors import ModelError
 from luthier.kernels.quantized import Blocks, Rows
+from luthier.models.packed import PackedLinear
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 KINDS = {
     "bitsandbytes": ("bitsandbytes", "accelerate"),
     "compressed-tensors": ("compressed_tensors",),
-    "gptq": ("gptqmodel", "optimum"),
-    "awq": ("gptqmodel", "accelerate"),
+    "gptq": (),  # read here: `models.packed`
+    "awq": (),
 }
 
 
@@ -41,8 +42,8 @@ def store_of(module: nn.Module) -> Store | None:
         return Rows(shape=(rows, columns), codes=weight.data, absmax=weight.SCB.float())
     if getattr(module, "quantization_scheme", None) is not None and hasattr(module, "quantization_status"):
         return _compressed(module)
-    if hasattr(module, "dequantize_weight") and hasattr(module, "qweight"):
-        return _packed(module)
+    if isinstance(module, PackedLinear):
+        return module.store()
     return None
 
 
@@ -60,6 +61,7 @@ def _four_bits(weight: Any) -> Blocks:
         codes=weight.data.view(torch.uint8).flatten(),
         table=state.code.float(),
         block=state.blocksize,
+        kind=state.quant_type,
         absmax=state.absmax if nested else state.absmax.float(),
         **nested,
     )
@@ -116,18 +118,5 @@ def _compressed(module: Any) -> Foreign | None:
     def decode(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
         found: torch.Tensor = compressor.decompress(tensors, scheme)["weight"]
         return found
-
-    return Foreign(shape=(module.out_features, module.in_features), state=state, decode=decode)
-
-
-def _packed(module: Any) -> Foreign:
-    """A layer of gptqmodel: GPTQ's and AWQ's int32 words; the layer itself makes numbers of them, [K, N]."""
-    state = {name: tensor.detach() for name, tensor in module.named_buffers(recurse=False) if name != "bias"}
-
-    def decode(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-        for name, tensor in tensors.items():
-            setattr(module, name, tensor)
-        found: torch.Tensor = module.dequantize_weight()
-        return found.T
 
     return Foreign(shape=(module.out_features, module.in_features), state=state, decode=decode)

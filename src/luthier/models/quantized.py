@@ -25,6 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from luthier.core.errors import MissingExtra, ModelError, RecipeError
 from luthier.kernels.quantized import Quantized
 from luthier.models.libraries import KINDS, store_of
+from luthier.models.packed import PACKED, packed_words
 from luthier.models.values import value_head
 
 if TYPE_CHECKING:
@@ -60,7 +61,10 @@ def loading_words(model: Model, config: PretrainedConfig, task_class: Any, whole
             received = f"quantization: {model.quantization}, and a checkpoint that is quantised already ({kind})"
             raise ModelError(where, received, "one of them", "leave model.quantization out, or name the 16-bit model")
         _check_packages(kind, where)
-        return place
+        if kind in PACKED:
+            config.quantization_config = packed_words(config.quantization_config, where)
+            return {}
+        return place if kind == "bitsandbytes" else {}
     if model.quantization == "none":
         return {}
     for package in ("bitsandbytes", "accelerate"):
@@ -147,6 +151,8 @@ def settle_quantized(loaded: PreTrainedModel, model: Model, dtype: torch.dtype) 
         raise ModelError(f"model {model.model_name_or_path}", received, "a model with linear layers")
     _cast(loaded, dtype)
     told: Any = loaded
+    if forget := getattr(getattr(told.hf_quantizer, "compressor", None), "remove_decompression_hook", None):
+        forget(loaded)  # compressed-tensors would make the model dense at its first pass
     # Left behind, these would have transformers refuse to move the model, and call a merged one quantised.
     for key in ("hf_quantizer", "quantization_method", "is_loaded_in_4bit", "is_loaded_in_8bit", "is_quantized"):
         vars(told).pop(key, None)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from luthier.recipe import Optim
     from luthier.run import RunResult
 
 _STATUS = Path("/proc/self/status")
@@ -58,8 +59,8 @@ def resident_bytes() -> int:
     return 0
 
 
-def state_bytes(result: RunResult) -> int:
-    """Bytes that training holds from step to step: weights, float32 masters and gradients, optimiser state.
+def state_bytes(result: RunResult, optim: Optim) -> int:
+    """Bytes that training holds from step to step: weights, float32 masters (if any) and gradients, optimiser state.
 
     The optimiser's share is the size of its file in the last checkpoint. Activations and caches are not in it.
     """
@@ -67,7 +68,8 @@ def state_bytes(result: RunResult) -> int:
 
     weights = stored_bytes(result.model)
     trained = {id(parameter): parameter for parameter in result.trainable.parameters().values()}.values()
-    masters = sum(4 * parameter.numel() for parameter in trained if parameter.element_size() < 4)
+    short = sum(parameter.numel() for parameter in trained if parameter.element_size() < 4)
+    masters = 4 * short if optim.weights == "float32" else 0
     gradients = sum(4 * parameter.numel() for parameter in trained)
     files = sorted(
         result.folder.glob("checkpoints/step-*/optimizer.safetensors"), key=lambda file: file.stat().st_mtime

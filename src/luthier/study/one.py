@@ -146,7 +146,7 @@ def _file(work: Work, planned: Planned, wanted: dict[str, str], trained: Trained
         "runs_at_a_time": work.at_a_time,
         "trained_loss": trained_loss(folder),
         "memory_before_bytes": trained.held,
-        "state_bytes": state_bytes(result),
+        "state_bytes": state_bytes(result, planned.resolved.recipe.optim),
     }
     write_summary(folder, record)  # before the suites are asked: a stop there must not cost the training
     return write_summary(

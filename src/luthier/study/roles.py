@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from luthier.study.results import StudyResult
 
 _NAMES = {"lora": "LoRA", "full": "full", "bitfit": "BitFit", "ia3": "(IA)³", "adapter": "adapters"}
+_NAMES |= {"lora_fa": "LoRA-FA", "vera": "VeRA", "loha": "LoHa", "lokr": "LoKr", "llama_adapter": "LLaMA-Adapter"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from luthier.web.fill import BASE, categories_of, forgetting_of, rows_of
 from luthier.web.runs import Seen, read_json, read_run, read_yaml
 
 _NAMES = {"lora": "LoRA", "full": "full", "bitfit": "BitFit", "ia3": "(IA)³", "adapter": "adapters"}
+_NAMES |= {"lora_fa": "LoRA-FA", "vera": "VeRA", "loha": "LoHa", "lokr": "LoKr", "llama_adapter": "LLaMA-Adapter"}
 KINDS = 6  # groups that can be told apart by colour and shape
 _NOT_COMPARED = ("seed", "output_dir")
 Line = str | dict[str, Any]  # a sentence of study.json: {key, values, text}; a bare text of older ones

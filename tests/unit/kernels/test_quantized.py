@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from torch import nn
 from luthier.kernels import native
 from luthier.kernels.lowrank import LowRank, lowrank_linear, lowrank_linears
 from luthier.kernels.lowrank_many import Part, many_lowrank_linear
-from luthier.kernels.quantized import Blocks, Quantized, plain_blocks, plain_rows
+from luthier.kernels.quantized import Blocks, Quantized, plain_blocks, plain_rows, theirs_blocks
 
 TYPES = [torch.float32, torch.bfloat16]
 SHAPES = [(3, 64), (33, 17), (5, 96), (4, 128), (1, 1), (7, 2)]
@@ -187,3 +188,4 @@ def test_bitsandbytes_makes_the_same_of_its_codes(kind, nested, dtype):
     )
     state.dtype = dtype
     assert torch.equal(store.dense(dtype), functional.dequantize_4bit(codes, state))
+    assert torch.equal(store.dense(dtype), theirs_blocks(replace(store, kind=kind), dtype)), "the way of GPUs"

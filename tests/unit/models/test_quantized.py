@@ -143,8 +143,7 @@ def test_a_checkpoint_in_codes_stays_as_it_is(tiny_llama, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "text"),
     [
-        ("gptq", "a gptq checkpoint, and no package 'gptqmodel'; .*pip install gptqmodel optimum"),
-        ("awq", "an? awq checkpoint, and no package 'gptqmodel'"),
+        ("bitsandbytes", "a bitsandbytes checkpoint, and no package 'bitsandbytes'; .*pip install bitsandbytes accel"),
         ("compressed-tensors", "a compressed-tensors checkpoint, and no package 'compressed_tensors'"),
         ("hqq", "a checkpoint quantised by hqq; 16 or 32 bits, or bitsandbytes, compressed-tensors, gptq, awq"),
     ],

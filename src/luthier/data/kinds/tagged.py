@@ -70,7 +70,8 @@ def first_tokens(words: Sequence[str], item: Encoded) -> npt.NDArray[np.int64]:
     places = np.searchsorted(np.maximum.accumulate(ends), starts, side="right")
     there = places < len(begins)
     there[there] = begins[places[there]] < stops[there]
-    there[1:] &= places[1:] != places[:-1]
+    some = np.flatnonzero(there)
+    there[some[1:]] = places[some[1:]] != places[some[:-1]]
     return np.where(there, places, -1)
 
 

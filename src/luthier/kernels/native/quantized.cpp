@@ -8,6 +8,7 @@ struct Blocks {
     const uint8_t *codes;   // two in a byte, the first in its upper half
     const float *table;     // 16 values
     const float *absmax;    // of each block, or none: then they are codes of their own
+    const float *zeros;     // of each block, taken from the values first; or none
     const uint8_t *nested;  // a code for each block
     const float *levels, *outer;  // 256 values; the absmax of each `group` codes
     void *out;
@@ -53,7 +54,7 @@ template <typename T> static void dequantize_blocks(const Blocks &p, int64_t fir
         const int64_t start = b * p.block, length = p.count - start < p.block ? p.count - start : p.block;
         const float scale = scale_of(p, b);
         float table[16];
-        for (int i = 0; i < 16; i++) table[i] = p.table[i] * scale;
+        for (int i = 0; i < 16; i++) table[i] = (p.zeros ? p.table[i] - p.zeros[b] : p.table[i]) * scale;
         T *to = (T *)p.out + start;
         const uint8_t *from = p.codes + start / 2;
         int64_t i = 0;
