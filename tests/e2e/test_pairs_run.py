@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.pairs import T5, save_words
-from tests.runs import bits, metrics, stop_before, tree
+from tests.runs import Command, bits, metrics, stop_before, tree
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import luthier
@@ -100,6 +100,20 @@ def test_an_adapter_loads_in_peft_and_merges_with_a_proof(adapted: Path, base: P
     with torch.no_grad():
         assert (merged(input_ids=source, labels=target).logits - here).abs().max() <= 1e-4
     assert luthier.load(done.folder)[0].config.is_encoder_decoder
+
+
+def test_it_is_asked_and_judged(adapted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = Command(capsys)
+    rows = write(tmp_path / "dev.jsonl", [row | {"target": [row["target"], "nine"]} for row in rows_of(6)])
+    said = command("evaluate", adapted, "--data", rows, "--json")
+    (found,) = json.loads(said.out)["evaluation"].values()
+    assert (found["metric"], found["items"]) == ("rouge_l", 6)
+    assert found["metrics"].keys() == {"rouge_l", "bleu", "exact_match"}
+    sources = [row["source"] for row in rows_of(2)]
+    predicted = json.loads(command("predict", adapted, *sources, "--json").out)["predictions"]
+    asked = [word for source in sources for word in ("--prompt", source)]
+    replies = json.loads(command("generate", adapted, *asked, "--max-new-tokens", 128, "--json").out)["replies"]
+    assert [row["target"] for row in predicted] == [row["reply"] for row in replies]
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(base: Path, tmp_path: Path) -> None:
