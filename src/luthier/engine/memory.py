@@ -186,7 +186,8 @@ def _saved_bytes(model: Any, tokens: int) -> int:
             kept[storage.data_ptr()] = storage.nbytes()  # many views of one storage keep it once
         return tensor
 
-    tree = _tree(tokens, half=is_encoder_decoder(model))
+    words = int(model.get_input_embeddings().weight.shape[0])
+    tree = _tree(tokens, words, half=is_encoder_decoder(model))
     was_training = model.training
     model.train()
     try:
@@ -199,9 +200,9 @@ def _saved_bytes(model: Any, tokens: int) -> int:
     return sum(kept.values())
 
 
-def _tree(tokens: int, *, half: bool) -> Tree:
-    """A text, all of it scored; by half a source, and a target as long."""
-    ids = np.arange(tokens, dtype=np.int32) % 64
+def _tree(tokens: int, words: int, *, half: bool) -> Tree:
+    """A text of so many words, all of it scored; by half a source, and a target as long."""
+    ids = np.arange(tokens, dtype=np.int32) % min(words, 64)
     if not half:
         return Tree(segments=(Segment(ids=ids, scored=np.ones(tokens, np.bool_)),))
     parts = np.split(ids, 2)
