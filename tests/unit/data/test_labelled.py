@@ -130,7 +130,8 @@ def test_texts_without_a_token_are_refused(write):
 @pytest.mark.parametrize("problem", [None, "regression"])
 def test_labels_and_problem_are_part_of_the_key(write, problem):
     rows = [{"text": "a", "label": n} for n in (2, 1)]
-    one, other = made(rows, write), made(rows, write, problem=problem)
+    words = bert()
+    one, other = made(rows, write, words), made(rows, write, words, problem=problem)
     assert (one.digest() == other.digest()) is (problem is None)
 
 
@@ -165,3 +166,19 @@ def test_short_texts_are_packed(write):
     assert max(sizes) <= 64
     assert sum(sizes) == int(np.sum(found.rows.lengths))
     assert batches.total_steps < 12
+
+
+def test_a_store_has_the_arrays_that_its_rows_need(write):
+    alone, pairs = made(MOODS, write), made(PAIRS, write)
+    assert [set(found.rows.stores[0].told) for found in (alone, pairs)] == [{"targets"}, {"targets", "types"}]
+    assert set(made(PAIRS, write, roberta()).rows.stores[0].told) == {"targets"}
+    assert alone.rows.stores[0].branches == {}
+
+
+def test_the_digest_covers_labels(write):
+    words = bert()  # two of them may number their pieces differently
+    one = made(MOODS, write, words)
+    other = made([row | {"label": "ab"[row["label"] == "a"]} for row in MOODS], write, words)
+    renamed = made([row | {"label": {"a": "c", "b": "d"}[row["label"]]} for row in MOODS], write, words)
+    assert len({found.digest() for found in (one, other, renamed)}) == 3
+    assert made(MOODS, write, words).digest() == one.digest()
