@@ -16,7 +16,8 @@ MOODS = [{"text": f"a test of {word}", "label": label} for word, label in (("nin
 PAIRS = [{"sentence1": "nina lives", "sentence2": "in rome", "label": n % 3} for n in range(6)]
 
 
-def made(rows, write, tokenizer=None, *, which="train", held_out=(), labels=None, problem=None, **keys):
+def made(rows, write, tokenizer=None, *, which="train", held_out=(), labels=None, problem=None, names=(), **keys):
+    keys |= {"labels": names}
     given = {"eval": write(*held_out, name="eval.jsonl")} if held_out else {}
     data = Data(train=write(*rows), **given, **({"refused_tolerance": 0.9} | keys))
     return prepare(data, tokenizer or bert(), which=which, kind="labelled", labels=labels, problem=problem)
@@ -109,6 +110,8 @@ def test_rows_to_evaluate_on_have_the_labels_of_the_training_rows(write):
 def test_one_label_is_nothing_to_learn(write):
     with pytest.raises(DataError, match=r"every row is labelled 'a'; two labels or more"):
         made([{"text": "x", "label": "a"}] * 3, write)
+    with pytest.raises(DataError, match=r"data\.labels: one name, 'a'; two or more"):
+        made(MOODS, write, names=("a",))
 
 
 def test_too_long_rows_are_cut_or_refused(write):
