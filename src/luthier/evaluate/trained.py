@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ModelError
-from luthier.evaluate import answers, labels, tags, vectors
+from luthier.evaluate import answers, labels, tags, vectors, written
 from luthier.evaluate.judged import TaskEvaluation
 from luthier.evaluate.reader import Reader
 from luthier.models.heads import task_of_model
@@ -26,6 +26,7 @@ MODULES: dict[str, Any] = {
     "TOKEN_CLS": tags,
     "QUESTION_ANS": answers,
     "FEATURE_EXTRACTION": vectors,
+    "SEQ_2_SEQ_LM": written,
 }
 
 
