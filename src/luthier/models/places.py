@@ -92,7 +92,9 @@ class Places:
         layer, count = self._layer(name, where), sum(count for _, count, _ in self._stacks(where))
         if layer is not None:
             return count - layer[1], f"{layer[2]}layers[{layer[0]}]"
-        if "embedding" in self._kinds[name]:  # a tied matrix is one: its place is below all layers
+        kinds = self._kinds[name]
+        beside = "head" not in kinds and any("embed" in path for path in self._paths[name])  # norms of embeddings
+        if "embedding" in kinds or beside:  # a tied matrix is one: its place is below all layers
             return count + 1, "embeddings"
         return 0, "head"  # and the norm before it
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tests.runs import bits, stop_before, tree
 from tests.tiny import tiny
-from transformers import AutoConfig, AutoModelForSeq2SeqLM
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
 import luthier
 from luthier.core import registry
@@ -153,6 +153,17 @@ def test_the_encoders_layers_lie_below_the_decoders(kind):
     both = chosen("layers[1]", trainable)
     assert {re.search("encoder|decoder", name)[0] for name in both} == {"encoder", "decoder"}
     assert {re.search("encoder|decoder", name)[0] for name in chosen("layers[2]", trainable)} == {"encoder"}
+
+
+def test_the_norm_of_embeddings_is_with_them():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    config = AutoConfig.for_model("bert", vocab_size=20, **sizes)
+    trainable = full.apply(AutoModelForSequenceClassification.from_config(config), full.Config())
+    found = rates(optim_of(layer_decay=0.5), trainable)
+    assert {name for name, (rate, _) in found.items() if rate == RATE * 0.5**3} == {
+        name for name in found if name.startswith("bert.embeddings.")
+    }
+    assert {name.split(".")[-2] for name, (rate, _) in found.items() if rate == RATE} == {"dense", "classifier"}
 
 
 def test_layer_decay_against_sgd_in_float64():
