@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests import encoders
 from tests.parity.families import PROVEN, REFUSED, build
 from transformers import PreTrainedModel
 
 from luthier.core.errors import ModelError
 from luthier.kernels.forest import Forest
 from luthier.models import load_model, scored_logprobs, serving
+from luthier.models.alone import separate_logprobs
 from luthier.models.backbone import own_attention, recompute_layers
 from luthier.models.planted import NAME
-from luthier.models.probe import forest_error, leak_size, probe_forest, prove_forest, separate_logprobs
+from luthier.models.probe import forest_error, leak_size, probe_forest, prove_forest
 from luthier.recipe import Model
 
 pytestmark = [
@@ -102,5 +104,5 @@ def test_the_document_names_every_family() -> None:
     text = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([^|]+?) +\|", text, re.MULTILINE)
     assert [name for name in (*PROVEN, *REFUSED) if name not in rows] == []
-    known = {*PROVEN, *REFUSED, "Family", "---"}
+    known = {*PROVEN, *REFUSED, *encoders.PROVEN, *encoders.REFUSED, "Family", "Encoder", "Refused encoder", "---"}
     assert [row for row in rows if row not in known] == []

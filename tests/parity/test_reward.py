@@ -21,10 +21,11 @@ from luthier.export.adapter import load_adapter
 from luthier.export.origin import find_origin
 from luthier.kernels.forest import Forest, plant
 from luthier.methods import lora
+from luthier.models.alone import separate_values
 from luthier.models.backbone import own_attention
 from luthier.models.load import DENSE
 from luthier.models.planted import NAME
-from luthier.models.probe import leak_size, probe_forest, prove_forest, separate_values
+from luthier.models.probe import leak_size, probe_forest, prove_forest
 from luthier.models.values import segment_values
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]  # PEFT and transformers 5.17 warn

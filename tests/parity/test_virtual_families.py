@@ -10,7 +10,8 @@ from tests.parity.families import PROVEN, build
 from luthier.core import registry
 from luthier.core.errors import ModelError
 from luthier.models import generate, scored_logprobs, serving
-from luthier.models.probe import probe_forest, separate_logprobs
+from luthier.models.alone import separate_logprobs
+from luthier.models.probe import probe_forest
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")]
 

@@ -27,6 +27,7 @@ from luthier.export.origin import find_origin
 from luthier.export.pair_proof import PairComparison, held_out_pairs
 from luthier.export.proof import Comparison
 from luthier.export.value_proof import ValueComparison
+from luthier.models.backbone import learned_positions
 from luthier.models.bars import without_bars
 from luthier.models.heads import task_of_model
 from luthier.models.quantized import as_loaded, dense_, is_quantized
@@ -184,6 +185,8 @@ def comparison_of(
     if task_of_model(model) == "SEQ_2_SEQ_LM":
         return PairComparison(*held_out_pairs(*given), vocabulary_of(model))
     rows, label = held_out_rows(*given)
+    limit = learned_positions(model.get_decoder())
+    rows = [row[:limit] for row in rows]
     if task_of_model(model) != "CAUSAL_LM":
         return ValueComparison(rows, label)
     return Comparison(rows, label, vocabulary_of(model))

@@ -52,7 +52,7 @@ class Origin:
         """What its base is loaded for; adapters of unknown origin may not say it, but then hold its head, or none."""
         told, head = self.config.get("task_type"), head_in(self.adapter)
         if told in TASKS:
-            return told  # type: ignore[no-any-return]
+            return told
         if head is None:
             return None  # what the base was saved for
         return "QUESTION_ANS" if head[0] == "qa_outputs" else "SEQ_CLS"

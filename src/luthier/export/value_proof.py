@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does a model with a head (values, labels, spans) or without one behave, once written, like the one that was trained?
 
-What it gives has no unit, so differences are told as shares of its spread: the standard deviation of the trained model's
-numbers over all tokens (of an encoder that classifies, over texts: each row and three of its beginnings). What matters of
-a reward is which of two texts has more of it, so the order is compared too.
+What it gives has no unit, so differences are told as shares of its spread: the standard deviation of the trained
+model's numbers over all tokens (of an encoder that classifies, over texts: each row and three of its beginnings). What
+matters of a reward is which of two texts has more of it, so the order is compared too.
 
 Shapes: L tokens of one row (or texts made of it), C numbers of each.
 """

@@ -226,46 +226,6 @@ def plant(trees: Sequence[Tree]) -> Forest:
     )
 
 
-def under(forest: Forest, length: int) -> Forest:
-    """The same trees, all of them children of one new segment that stands before them and belongs to no tree.
-
-        [new | root | child | child | root]
-
-    It is computed once for all trees, each of which sees it as its own past.
-
-    Args:
-        forest: The batch.
-        length: Tokens of the new segment. Their ids are 0: they stand for no word.
-
-    Example:
-        >>> import numpy as np
-        >>> from luthier.core.types import Segment, Tree
-        >>> a = Segment(ids=np.array([5, 6], np.int32), scored=np.array([False, True]))
-        >>> forest = under(plant([Tree(segments=(a,)), Tree(segments=(a, a), parents=(-1, 0))]), 3)
-        >>> forest.parents, forest.position_ids.tolist()
-        ((-1, 0, 0, 2), [0, 1, 2, 3, 4, 3, 4, 5, 6])
-    """
-    ids, positions = forest.input_ids, forest.position_ids
-    return replace(
-        forest,
-        input_ids=torch.cat([ids.new_zeros(length), ids]),
-        position_ids=torch.cat([torch.arange(length, device=positions.device), positions + length]),
-        starts=(0, *(start + length for start in forest.starts)),
-        parents=(-1, *(parent + 1 for parent in forest.parents)),
-        trees=(-1, *forest.trees),
-        score_index=forest.score_index + length,
-        score_segment=forest.score_segment + 1,
-        grades=(math.nan, *forest.grades) if forest.grades else (),
-        scores=(0.0, *forest.scores) if forest.scores else (),
-        labels=_led(forest.labels, length, IGNORED),
-        type_ids=_led(forest.type_ids, length, 0),
-    )
-
-
-def _led(values: torch.Tensor | None, length: int, by: int) -> torch.Tensor | None:
-    return None if values is None else torch.cat([values.new_full((length,), by), values])
-
-
 def _filled(parts: list[np.ndarray | None], segments: Sequence[Segment], missing: int) -> torch.Tensor | None:
     """One number a token, `missing` in segments that have none; None where no segment has any."""
     if all(part is None for part in parts):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from luthier.core.errors import RecipeError
-from luthier.models.heads import HEADS, head_modules
+from luthier.models.heads import HEADS, head_modules, unread
 from luthier.models.quantized import dense_
 from luthier.models.targets import WORDS, ends_with, nearest
 from luthier.models.ties import tied_pair
@@ -189,9 +189,9 @@ def whole_tensors(model: nn.Module, whole: Collection[str]) -> dict[str, torch.T
 
 def named_biases(model: nn.Module, whole: Collection[str]) -> dict[str, Bias]:
     """Every bias term of a model outside of modules that train whole, by name, also those of stacked experts."""
-    found = {}
+    found, left_out = {}, unread(model)
     for name, module in model.named_modules():
-        if inside(name, whole):
+        if inside(name, whole) or name in left_out:
             continue
         for leaf, _ in module.named_parameters(recurse=False):
             if leaf == "bias" or leaf.endswith("_bias"):

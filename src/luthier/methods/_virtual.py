@@ -20,6 +20,7 @@ from luthier.core.trainable import ParameterGroup, Trainable
 from luthier.methods import _peft
 from luthier.methods._beside import copy_whole, find_whole, swapped_back, whole_parameters
 from luthier.models.backbone import serving
+from luthier.models.encoders import reads_both_ways
 from luthier.models.load import DENSE
 from luthier.models.planted import NAME as ATTENTION
 from luthier.models.probe import prove_forest
@@ -190,9 +191,10 @@ def _prove(model: PreTrainedModel) -> None:
     """
     ids = torch.full((1, 2), 1, device=model.device)
     try:
+        words: dict[str, Any] = {} if reads_both_ways(model) else {"use_cache": False}
         with serving(model):
-            more = {"decoder_input_ids": ids} if is_encoder_decoder(model) else {}
-            model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **more)
+            words |= {"decoder_input_ids": ids} if is_encoder_decoder(model) else {}
+            model(input_ids=ids, attention_mask=torch.ones_like(ids), **words)
         known = model.config._attn_implementation == ATTENTION or model.config.model_type in DENSE
         if known or is_encoder_decoder(model):
             prove_forest(model, model.config._name_or_path)

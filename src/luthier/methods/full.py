@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from luthier.core.errors import RecipeError
 from luthier.methods._in_place import train_in_place
+from luthier.models.heads import unread
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,7 +27,7 @@ class Config(BaseModel):
 
 
 def apply(model: PreTrainedModel, config: Config) -> Trainable:
-    """Let every parameter train.
+    """Let every parameter train that what the model gives depends on.
 
     Args:
         model: Loaded by :func:`luthier.models.load_model`; changed in place.
@@ -38,7 +39,9 @@ def apply(model: PreTrainedModel, config: Config) -> Trainable:
     Raises:
         RecipeError: A word in `freeze` matches no parameter, or nothing is left to train.
     """
-    named = dict(model.named_parameters())  # a tied parameter appears once
+    left_out = tuple(f"{name}." for name in unread(model))
+    # A tied parameter appears once.
+    named = {name: p for name, p in model.named_parameters() if not (left_out and name.startswith(left_out))}
     for word in config.freeze:
         if not any(word in name for name in named):
             raise RecipeError("method.freeze", f"{word!r} matches no parameter", fix="run `luthier inspect MODEL`")

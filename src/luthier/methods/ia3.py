@@ -35,7 +35,7 @@ from luthier.methods._beside import (
 from luthier.methods._keys import Names, Words
 from luthier.methods._lowrank import put, switched_off
 from luthier.methods._rescaled import RescaledLinear
-from luthier.models.layers import MLP_ENDS
+from luthier.models.layers import MLP_ENDS, ends_mlp
 from luthier.models.targets import (
     endings_of,
     ends_with,
@@ -56,7 +56,8 @@ if TYPE_CHECKING:
 PEFT_TYPE = "IA3"
 SHARES_BASE = True  # the vectors stand beside the base
 # What models call the linears that make keys and values, in one with the queries where there is only that.
-_KEYS_VALUES = ("k_proj", "v_proj", "query_key_value", "c_attn", "qkv_proj", "Wqkv", "k", "v")
+_KEYS_VALUES: tuple[str, ...] = ("k_proj", "v_proj", "query_key_value", "c_attn", "qkv_proj", "Wqkv", "k", "v")
+_KEYS_VALUES += ("key", "value", "k_lin", "v_lin")  # encoders'
 
 
 class Config(BaseModel):
@@ -193,7 +194,7 @@ def _usual(model: nn.Module, exclude: str | tuple[str, ...] | None) -> tuple[str
         RecipeError: One of the two kinds is not there, or experts stand in one three-dimensional parameter.
     """
     linears = [name for name, module in model.named_modules() if is_linear(module)]
-    usual = [tuple(w for w in group if any(ends_with(n, w) for n in linears)) for group in (_KEYS_VALUES, MLP_ENDS)]
+    usual = [tuple(w for w in _KEYS_VALUES if any(ends_with(n, w) for n in linears)), _mlp_ends(linears)]
     experts = stacked_experts(model)
     if not all(usual) or experts:
         received = f"nothing, and {experts[0]} holds all experts in one" if experts else "nothing, and no usual names"
@@ -204,10 +205,16 @@ def _usual(model: nn.Module, exclude: str | tuple[str, ...] | None) -> tuple[str
     return tuple(word for word in (*usual[0], *usual[1]) if any(ends_with(name, word) for name in kept))
 
 
+def _mlp_ends(linears: list[str]) -> tuple[str, ...]:
+    """Endings of the last linears of MLPs; their whole names where only these tell them from attention's (BERT)."""
+    words = tuple(word for word in MLP_ENDS if any(ends_with(name, word) for name in linears))
+    return words or tuple(name for name in linears if ends_mlp(name))
+
+
 def _feedforward(config: Config, targets: dict[str, nn.Module]) -> set[str]:
     words, key = config.feedforward_modules, "method.feedforward_modules"
     if words is None:
-        return {name for name in targets if any(ends_with(name, word) for word in MLP_ENDS)}
+        return {name for name in targets if ends_mlp(name)}
     found: set[str] = set()
     for word in (words,) if isinstance(words, str) else words:
         try:

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
+from transformers import DynamicCache
 
 from luthier.core.errors import ModelError, RecipeError
 from luthier.methods._virtual import ALONE, PromptEmbeddings, check_computed, load_virtual, train_virtual, wide
 from luthier.models.backbone import serving
+from luthier.models.encoders import reads_both_ways, takes
 from luthier.models.source_target import is_encoder_decoder, target_layers
 from luthier.models.virtual import ENCODER_FILE, VirtualTokens
 
@@ -135,7 +137,11 @@ def key_shape(model: PreTrainedModel) -> tuple[int, int, int]:
     """
     ids = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
     with serving(model):
-        cache = model.get_decoder()(input_ids=ids, use_cache=True).past_key_values
+        cache: Any = DynamicCache()
+        if not reads_both_ways(model):
+            cache = model.get_decoder()(input_ids=ids, use_cache=True).past_key_values
+        elif takes(model.get_decoder(), "past_key_values"):  # an encoder fills no cache but a given one
+            model.get_decoder()(input_ids=ids, past_key_values=cache)
     cache = getattr(cache, "self_attention_cache", cache)  # an encoder-decoder's has that of the source besides
     shapes = {
         tuple(part.shape[1::2]) if isinstance(part, torch.Tensor) else None

@@ -88,7 +88,7 @@ def _asked(model: PreTrainedModel, forest: Forest, chain: list[int]) -> Any:
     words: dict[str, Any] = {"input_ids": _ids(forest, chain)[None]}
     if not reads_both_ways(model):
         words["use_cache"] = False
-    elif forest.type_ids is not None and takes(type(model.get_decoder()), "token_type_ids"):
+    elif forest.type_ids is not None and takes(model.get_decoder(), "token_type_ids"):
         words["token_type_ids"] = torch.cat([forest.type_ids[forest.starts[i] : forest.starts[i + 1]] for i in chain])[
             None
         ]

@@ -30,6 +30,8 @@ _QUERY_VALUE: tuple[tuple[str, ...], ...] = (
     ("qkv_proj",),
     ("c_attn",),
     ("Wqkv",),
+    ("query", "value"),
+    ("q_lin", "v_lin"),
     ("q_proj", "kv_b_proj"),
     ("q_b_proj", "kv_b_proj"),
 )

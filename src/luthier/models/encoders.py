@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """One forward pass of a model that reads both ways (BERT, RoBERTa, ModernBERT ...): forest in, its task's output out.
 
-Each segment with tokens is one whole text: every token of it sees every other. transformers' own class runs over all of
-them at once, with its own head. A head that reads one vector of a text (`SEQ_CLS`) is handed them as if each text were a
-row of a batch with one token: the first token's vector, or the mean where the configuration says so.
+Each segment with tokens is one whole text: every token of it sees every other. transformers' own class runs over all
+of them at once, with its own head. A head that reads one vector of a text (`SEQ_CLS`) is handed them as if each text
+were a row of a batch with one token: the first token's vector, or the mean where the configuration says so.
 
 Shapes: T tokens, N segments, H hidden, C values.
 """
@@ -21,6 +21,7 @@ from torch import nn
 from luthier.core.errors import ModelError
 from luthier.models.heads import task_of_model
 from luthier.models.planted import planted
+from luthier.models.source_target import is_encoder_decoder
 from luthier.models.tasks import is_encoder
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 def reads_both_ways(model: nn.Module) -> bool:
     """Whether a model is an encoder: its attention says that it is not causal, or its architecture that it is one."""
+    if is_encoder_decoder(model):
+        return False
     body: nn.Module = getattr(model, "get_decoder", lambda: model)()
     if any(getattr(module, "is_causal", True) is False for module in body.modules()):
         return True
@@ -58,18 +61,23 @@ def position_table(body: nn.Module) -> nn.Embedding | None:
 
 
 @lru_cache(maxsize=64)
-def takes(kind: type[nn.Module], word: str) -> bool:
-    """Whether the forward pass of a class takes an argument of this name."""
-    return word in inspect.signature(kind.forward).parameters
+def _arguments(kind: Any) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)
+
+
+def takes(module: nn.Module, word: str) -> bool:
+    """Whether the forward pass of a module's class takes an argument of this name."""
+    kind: Any = type(module)
+    return word in _arguments(kind)
 
 
 def encoder_words(model: PreTrainedModel, forest: Forest) -> dict[str, Any]:
     """What an encoder is asked about a forest."""
     body = model.get_decoder()
     words: dict[str, Any] = {"input_ids": forest.input_ids[None]}
-    if takes(type(body), "position_ids"):
+    if takes(body, "position_ids"):
         words["position_ids"] = forest.position_ids[None] + first_position(body)
-    if takes(type(body), "token_type_ids"):  # its own default ends where the positions of one text end
+    if takes(body, "token_type_ids"):  # its own default ends where the positions of one text end
         types = torch.zeros_like(forest.input_ids) if forest.type_ids is None else _known_types(model, forest.type_ids)
         words["token_type_ids"] = types[None]
     return words
@@ -155,8 +163,8 @@ def _one_vector_each(model: PreTrainedModel, now: Planted, words: dict[str, Any]
         vectors = (_means(hidden_TH, seen) if mean else _firsts(hidden_TH, seen))[:, None]
         output.last_hidden_state = vectors
         pooler = getattr(body, "pooler", None)
-        if isinstance(pooler, nn.Linear):  # ALBERT's is a linear, its non-linearity stands beside it
-            output.pooler_output = body.pooler_activation(pooler(vectors[:, 0]))
+        if hasattr(body, "pooler_activation"):  # ALBERT's pooler is a linear, its non-linearity stands beside it
+            output.pooler_output = body.pooler_activation(pooler(vectors[:, 0])) if pooler is not None else None
         elif pooler is not None:
             output.pooler_output = pooler(vectors)
         return output

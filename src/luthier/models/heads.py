@@ -64,6 +64,14 @@ def head_modules(model: nn.Module) -> dict[str, nn.Module]:
     return named | {name: model.get_submodule(name) for name in drawn}
 
 
+def unread(model: nn.Module) -> set[str]:
+    """Modules that nothing reads, by name: the pooler of a model that gives hidden states."""
+    pooler = getattr(model, "pooler", None)
+    if not isinstance(pooler, nn.Module) or task_of_model(model) != "FEATURE_EXTRACTION":
+        return set()
+    return {"pooler", *(f"pooler.{name}" for name, _ in pooler.named_modules() if name)}
+
+
 def head_keys(model: nn.Module) -> set[str]:
     """Names of the head's weights in a checkpoint."""
     return {f"{name}.{leaf}" for name, module in head_modules(model).items() for leaf, _ in module.named_parameters()}

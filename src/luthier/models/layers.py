@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 from torch import nn
 
 from luthier.core.errors import RecipeError
@@ -10,9 +12,11 @@ from luthier.models.source_target import is_encoder_decoder
 from luthier.models.targets import ends_with, in_decoder, is_linear, kind_of
 
 # What models call the linear that ends attention, the MLP as a module, and the linear that ends an MLP.
-ATTENTION_ENDS = ("o_proj", "out_proj", "c_proj", "dense", "wo", "o")
+ATTENTION_ENDS = ("o_proj", "out_proj", "c_proj", "dense", "wo", "o", "Wo", "out_lin")
 MLPS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "DenseReluDense")
-MLP_ENDS = ("down_proj", "dense_4h_to_h", "mlp.c_proj", "fc2", "fc_out", "w2", "DenseReluDense.wo")
+MLP_ENDS: tuple[str, ...] = ("down_proj", "dense_4h_to_h", "mlp.c_proj", "fc2", "fc_out", "w2", "DenseReluDense.wo")
+MLP_ENDS += ("mlp.Wo", "lin2", "ffn_output")  # encoders'
+_BERT_END = re.compile(r"(^|.*\.\d+\.)output\.dense")  # its attention has an `output.dense` too
 CROSS = ("EncDecAttention", "encoder_attn")  # a decoder's attention to the source
 
 
@@ -84,11 +88,23 @@ def mlp_of(layer: nn.Module) -> str | None:
         for place, part in enumerate(child)
         for name, module in part.named_children()
     ]
-    found = [name for name, _ in parts if name.split(".")[-1] in MLPS]
+    found = [name for name, module in parts if name.split(".")[-1] in MLPS and not is_linear(module)]
     return found[0] if len(found) == 1 else None
 
 
 def mlp_end(layer: nn.Module) -> str | None:
     """The linear that ends the MLP of a layer, by its name in the layer; None if not just one."""
-    found = [n for n, m in layer.named_modules() if is_linear(m) and any(ends_with(n, end) for end in MLP_ENDS)]
+    found = [name for name, module in layer.named_modules() if is_linear(module) and ends_mlp(name)]
     return found[0] if len(found) == 1 else None
+
+
+def ends_mlp(name: str) -> bool:
+    """Whether a linear of this name, in a layer or in a model, ends an MLP.
+
+    Example:
+        >>> ends_mlp("model.layers.3.mlp.down_proj"), ends_mlp("bert.encoder.layer.3.attention.output.dense")
+        (True, False)
+        >>> ends_mlp("bert.encoder.layer.3.output.dense")
+        True
+    """
+    return any(ends_with(name, end) for end in MLP_ENDS) or _BERT_END.fullmatch(name) is not None

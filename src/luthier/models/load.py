@@ -16,7 +16,7 @@ from luthier.models.bars import without_bars, without_report
 from luthier.models.failures import EMBEDDED, cannot_load, load_errors
 from luthier.models.heads import draw_head, may_be_drawn
 from luthier.models.quantized import loading_words, quietly, settle_quantized
-from luthier.models.tasks import auto_class, saved_for, settle_padding, settle_task
+from luthier.models.tasks import auto_class, renamed_keys, saved_for, settle_padding, settle_task
 from luthier.models.threads import bound_caches
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def load_config(
     return config
 
 
-def load_model(
+def load_model(  # noqa: PLR0913 - what a recipe says of a model, and of its head
     model: Model,
     dtype: torch.dtype,
     *,
@@ -186,7 +186,7 @@ def load_model(
         chosen = None if task == "SEQ_2_SEQ_LM" else DENSE.get(config.model_type, attention)
     words: dict[str, Any] = {"revision": model.model_revision, "trust_remote_code": model.trust_remote_code}
     words |= {"dtype": dtype, "attn_implementation": chosen, "use_safetensors": True, "output_loading_info": True}
-    words |= loading_words(model, config, auto_class(task), whole)
+    words |= {"key_mapping": renamed_keys(config, task)} | loading_words(model, config, auto_class(task), whole)
     try:
         with without_bars(), without_report(new_head), quietly():
             loaded, found = auto_class(task).from_pretrained(locate(name), config=config, **words)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prove, before a run, that a model runs forests: a small forest must equal separate forwards of its branches.
 
-Of a model of words, the log-probabilities are compared; of any other, what its head says of each text or token. An encoder
-is asked about whole texts instead of trees.
+Of a model of words, the log-probabilities are compared; of any other, what its head says of each text or token. An
+encoder is asked about whole texts instead of trees.
 
 Any architecture that reads past the mask (recurrent layers, patched attention, learned offsets) shows here, as does
 a head that does more than Luthier knows. It costs six short forwards. What short forwards cannot show, windows of
@@ -144,7 +144,7 @@ def probe_forest(model: PreTrainedModel) -> Forest:
 
 
 def _text(segment: Segment, padding: int | None, vocabulary: int, parts: int) -> Segment:
-    """A segment as a text: without padding, which counts no position in some models, its second half the second part."""
+    """A segment as a text: no padding, which some models give no position; its second half is the second part."""
     ids = np.where(segment.ids == padding, (segment.ids + 1) % vocabulary, segment.ids)
     types = (np.arange(len(ids)) * parts // len(ids)).astype(np.int8)
     return Segment(ids=ids, scored=segment.scored, types=types)
@@ -152,7 +152,7 @@ def _text(segment: Segment, padding: int | None, vocabulary: int, parts: int) ->
 
 @torch.no_grad()
 def _mask_fault(model: PreTrainedModel) -> str | None:
-    """What is wrong with the masks that the model asks for; None where they are causal or whole, with a window or without."""
+    """What is wrong with the masks that the model asks for; None where they are causal or whole, windows or not."""
     if getattr(model.config.get_text_config(), "alibi", False):
         return "its attention adds ALiBi biases, which count tokens of the batch instead of positions"
     if model.config._attn_implementation != NAME:

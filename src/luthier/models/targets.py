@@ -17,6 +17,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from luthier.core.errors import RecipeError
+from luthier.models.heads import unread
 from luthier.models.source_target import is_encoder_decoder
 from luthier.models.ties import head_of
 
@@ -27,18 +28,15 @@ Kind = Literal["attention", "mlp", "norm", "embedding", "head", "other"]
 Words = str | Collection[str]
 
 _ATTENTION = re.compile(r"(^|[._])(self_?attn|attn|attention|self_attention|SelfAttention|EncDecAttention)([._]|$)")
-_MLP = re.compile(
+_MLP = re.compile(  # BERT's linears are `intermediate.dense` and, right in the layer, `output.dense`
     r"(^|[._])(mlp|ffn|feed_forward|moe|block_sparse_moe|experts?|fc1|fc2|fc_in|fc_out|dense_h_to_4h|dense_4h_to_h|"
-    r"DenseReluDense)([._]|$)"
+    r"DenseReluDense|intermediate)([._]|$)|\.\d+\.output(\.|$)"
 )
 _HEADS = ("lm_head", "embed_out", "score", "classifier", "qa_outputs")
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
-WORDS: dict[str, tuple[Kind, ...]] = {
-    "all-linear": ("attention", "mlp", "other"),
-    "attention": ("attention",),
-    "mlp": ("mlp",),
-}
+WORDS: dict[str, tuple[Kind, ...]] = {"attention": ("attention",), "mlp": ("mlp",)}
+WORDS["all-linear"] = ("attention", "mlp", "other")
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -259,11 +257,11 @@ def not_excluded(modules: dict[str, nn.Module], exclude: Words | None, key: str)
 
 
 def in_decoder(model: nn.Module) -> set[str]:
-    """Modules that text runs through; towers for images and sound do not run, so updates of theirs would stay zero."""
+    """Modules that text runs through; of towers for images and sound, and poolers nobody reads, updates stay zero."""
     decoder: nn.Module = getattr(model, "get_decoder", lambda: model)()
     stacks = [decoder, model.get_encoder()] if is_encoder_decoder(model) else [decoder]  # type: ignore[operator]
     inside = {id(module) for stack in stacks for module in stack.modules()}
-    return {name for name, module in model.named_modules() if id(module) in inside}
+    return {name for name, module in model.named_modules() if id(module) in inside} - unread(model)
 
 
 def _in_layers(modules: dict[str, nn.Module], layers: Collection[int] | None, key: str) -> set[str]:

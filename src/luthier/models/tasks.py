@@ -2,8 +2,8 @@
 """What a checkpoint was saved for, what it can be loaded for, and the labels that are written into its configuration.
 
 A base is loaded for a task by giving it that task's head: values of a text (`SEQ_CLS`), labels of its tokens
-(`TOKEN_CLS`), a span in it (`QUESTION_ANS`), or none at all (`FEATURE_EXTRACTION`). The head is the one part that may be
-missing in a checkpoint (`models.heads`). What was trained for one of these tasks is not loaded for another.
+(`TOKEN_CLS`), a span in it (`QUESTION_ANS`), or none at all (`FEATURE_EXTRACTION`). The head is the one part that may
+be missing in a checkpoint (`models.heads`). What was trained for one of these tasks is not loaded for another.
 """
 
 from __future__ import annotations
@@ -71,6 +71,20 @@ def auto_class(task: Task) -> Any:
     return getattr(transformers, _CLASSES[task][0])
 
 
+def renamed_keys(config: PretrainedConfig, task: Task) -> dict[str, str] | None:
+    """How a language model's keys are called by the class for a task, where transformers names its body otherwise.
+
+    `LlamaForQuestionAnswering` (and Qwen's, Mistral's) calls `transformer` what the others call `model`.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING as WORDS
+    from transformers import MODEL_FOR_QUESTION_ANSWERING_MAPPING as SPANS
+
+    if task != "QUESTION_ANS" or type(config) not in WORDS or type(config) not in SPANS:
+        return None
+    old, new = (table[type(config)].base_model_prefix for table in (WORDS, SPANS))
+    return {rf"^{old}\.": f"{new}."} if old != new and saved_for(config) == "CAUSAL_LM" else None
+
+
 def settle_task(
     name: str, config: PretrainedConfig, task: Task | None, num_labels: int | None, labels: Labels | None = None
 ) -> Task:
@@ -113,7 +127,7 @@ def settle_task(
 
 
 def _check_known(name: str, config: PretrainedConfig, task: Task) -> None:
-    """Refuse an architecture of which transformers has no class for the task, and encoders that are to predict words."""
+    """Refuse an architecture of which transformers has no class for the task, and encoders that shall predict words."""
     import transformers
 
     auto, table = _CLASSES[task]
@@ -161,7 +175,7 @@ def _write_labels(name: str, config: PretrainedConfig, labels: Labels, *, traine
 
 
 def settle_padding(model: PreTrainedModel, name: str, say: Callable[[str], None]) -> None:
-    """Give a decoder with a head of values a padding token where it has none; transformers cannot score batches without.
+    """Give a decoder with a head of values a padding token where it has none: transformers scores no batches without.
 
     It becomes the token that begins texts, which never ends one; where that is also the end of text, the end of text.
     """

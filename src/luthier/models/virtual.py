@@ -25,9 +25,11 @@ from torch import nn
 from transformers import DynamicCache, EncoderDecoderCache
 
 from luthier.core.errors import ModelError
-from luthier.kernels.forest import under
+from luthier.kernels.inserted import under
+from luthier.models.encoders import reads_both_ways, takes
 from luthier.models.planted import Prefix, planted_now
 from luthier.models.source_target import is_encoder_decoder
+from luthier.models.virtual_both_ways import hook_encoder
 from luthier.models.virtual_pairs import lay_before_sources, pair_of
 
 if TYPE_CHECKING:
@@ -50,12 +52,13 @@ class VirtualTokens(nn.Module):
 
     Attributes:
         active: Off, the model computes what it does without them.
+        added: Rows that the last call of the model had more for them.
     """
 
     def __init__(self, encoder: nn.Module, length: int, heads: tuple[int, int] | None = None) -> None:
         super().__init__()
         self.encoder, self.length, self.heads = encoder, length, heads
-        self.active, self._added = True, 0
+        self.active, self.added = True, 0
 
     def forward(self) -> torch.Tensor:
         """The vectors, [n, H] or [n, 2 layers K D]."""
@@ -67,10 +70,15 @@ class VirtualTokens(nn.Module):
         assert self.heads is not None
         return self().to(dtype).view(self.length, -1, *self.heads).permute(1, 2, 0, 3)
 
+    @staticmethod
+    def named(module: Any, args: tuple[Any, ...]) -> dict[str, Any]:
+        """Arguments that a module was given by their places, by name."""
+        return dict(zip(inspect.signature(module.forward).parameters, args, strict=False))
+
     def before(self, decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
         """Add the virtual tokens to what a decoder is asked (a forward pre-hook)."""
-        self._added = 0
-        given = dict(zip(inspect.signature(decoder.forward).parameters, args, strict=False)) | kwargs
+        self.added = 0
+        given = self.named(decoder, args) | kwargs
         if not self.active:
             return (), given
         cache = given.get("past_key_values")
@@ -89,17 +97,17 @@ class VirtualTokens(nn.Module):
             now.prefix = Prefix(self.states(next(decoder.parameters()).dtype))
         elif not goes_on:
             given["past_key_values"] = self._filled(decoder, given, cache)
-        self._added = rows
+        self.added = rows
         return (), given
 
     def after(self, decoder: Any, args: Any, output: Any) -> Any:  # noqa: ARG002 - a forward hook's signature
         """Take the virtual tokens' hidden states away again (a forward hook)."""
-        if self._added and isinstance(output, tuple):
-            return (output[0][:, self._added :], *output[1:])
-        if self._added:
-            output.last_hidden_state = output.last_hidden_state[:, self._added :]
+        if self.added and isinstance(output, tuple):
+            return (output[0][:, self.added :], *output[1:])
+        if self.added:
+            output.last_hidden_state = output.last_hidden_state[:, self.added :]
             if getattr(output, "hidden_states", None) is not None:
-                output.hidden_states = tuple(hidden[:, self._added :] for hidden in output.hidden_states)
+                output.hidden_states = tuple(hidden[:, self.added :] for hidden in output.hidden_states)
         return output
 
     def _embedded(self, decoder: Any, given: dict[str, Any]) -> dict[str, Any]:
@@ -168,8 +176,14 @@ def lay_before(model: PreTrainedModel, virtual: VirtualTokens) -> Callable[[], N
     if getattr(model.config.get_text_config(), "vocab_size_per_layer_input", None) and virtual.heads is None:
         received = "embeddings of each layer, which are looked up by id"
         raise ModelError(where, received, "models with one embedding", "choose prefix, or lora")
+    both = reads_both_ways(model)
+    if both and virtual.heads is not None and not takes(decoder, "past_key_values"):
+        received = "keys and values before its text, which its layers do not take"
+        raise ModelError(where, received, "BERT, RoBERTa, ELECTRA and their kin", "choose prompt, ptuning or lora")
     hooks: tuple[Any, ...]
-    if is_encoder_decoder(model) and virtual.heads is None:
+    if both:
+        hooks = hook_encoder(model, virtual)
+    elif is_encoder_decoder(model) and virtual.heads is None:
         hooks = lay_before_sources(model, virtual)
     else:
         before = decoder.register_forward_pre_hook(virtual.before, with_kwargs=True)

@@ -95,6 +95,8 @@ def _kind(schema: dict[str, Any], field: dict[str, Any]) -> str:
         choices = field.get("enum", [field.get("const")])
         return ", ".join(f"`{choice if isinstance(choice, str) else json.dumps(choice)}`" for choice in choices)
     if field["type"] == "array":
+        if "prefixItems" in field:
+            return f"list of {' and '.join(_kind(schema, item) for item in field['prefixItems'])}"
         return f"list of {_kind(schema, field['items'])}"
     if field["type"] == "object":
         return "mapping"

@@ -17,11 +17,13 @@ from luthier.core.types import Segment, Tree, unshared
 from luthier.engine.flops import count_rates
 from luthier.kernels import native
 from luthier.kernels.attention import visible
-from luthier.kernels.forest import plant, under
+from luthier.kernels.forest import plant
+from luthier.kernels.inserted import under
 from luthier.models import generate as generation
 from luthier.models import scored_logprobs, serving
+from luthier.models.alone import separate_logprobs
 from luthier.models.backbone import recompute_layers
-from luthier.models.probe import probe_forest, separate_logprobs
+from luthier.models.probe import probe_forest
 
 KINDS = {
     "prompt": {},
