@@ -14,11 +14,12 @@ from tests.runs import Command, bits, metrics, stop_before, tree
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import luthier
+from luthier.cohort import Asked, train_together
 from luthier.core.errors import ModelError
 from luthier.export.merge import merge_run
 from luthier.models.generate import generate
 from luthier.recipe import load_recipe
-from luthier.run import load, train
+from luthier.run import RunResult, load, train
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -126,6 +127,15 @@ def test_a_stopped_run_goes_on_to_the_same_bits(base: Path, tmp_path: Path) -> N
     stop_before(3, made["stopped"])
     train(made["stopped"], resume=True)
     assert bits(tmp_path / "stopped") == bits(tmp_path / "whole")
+
+
+def test_runs_on_one_base_are_what_each_is_alone(base: Path, tmp_path: Path) -> None:
+    rows = write(tmp_path / "rows.jsonl", rows_of(24))
+    made = [recipe(base, rows, tmp_path / name, seed=seed) for name, seed in (("one", 1), ("two", 2), ("alone", 2))]
+    train(made[2])
+    results = dict(train_together([Asked(resolved=load_recipe(one)) for one in made[:2]]))
+    assert all(isinstance(result, RunResult) for result in results.values()), results
+    assert bits(tmp_path / "two") == bits(tmp_path / "alone")
 
 
 def test_a_task_that_nobody_named_is_told(base: Path, tmp_path: Path) -> None:
