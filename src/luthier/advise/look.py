@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 
 from luthier.advise.facts import Facts, MachineFacts, ModelFacts
-from luthier.advise.rows import is_judged, look_at_rows, objective_for
+from luthier.advise.rows import look_at_rows, objective_for
 from luthier.advise.shadow import saved_by_formula, saved_bytes
 from luthier.core import registry
 from luthier.core.errors import ModelError, UserError
@@ -20,6 +20,7 @@ from luthier.models import load_tokenizer
 from luthier.models.anatomy import dissect
 from luthier.models.load import bf16_is_fast, load_config
 from luthier.recipe.schema import Model
+from luthier.recipe.tasks import rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,14 +60,14 @@ def gather(
     """
     if method is not None:
         registry.get("methods", method, "method.name")
-    judged = None if objective is None else is_judged(objective)
+    kind = None if objective is None else rows_of(objective)
     found = look_at_model(model, machine)
     rows = None
     if data is not None:
         words = (model.model_name_or_path, model.model_revision, model.trust_remote_code)
         tokenizer = load_tokenizer(*words, alone=True)
         found = replace(found, chats=bool(tokenizer.chat_template))
-        rows = look_at_rows(data, tokenizer, say, judged=judged)
+        rows = look_at_rows(data, tokenizer, say, kind=kind)
     if objective is None:
         objective = "sft" if rows is None else objective_for(rows)
     return Facts(model=found, data=rows, machine=machine, objective=objective, method=method)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from luthier.advise.facts import DataFacts
-from luthier.core import registry
 from luthier.core.errors import DataError
 from luthier.data import prepare
 from luthier.data.source import locate
@@ -18,6 +17,7 @@ from luthier.data.source import locate
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from luthier.core.tasks import RowKind
     from luthier.data import Prepared
     from luthier.data.source import Part
     from luthier.recipe.schema import Data, Source
@@ -30,14 +30,14 @@ LINES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
 _NO_LIMIT = 1 << 24  # tokens: rows shall be seen in their full length
 
 
-def look_at_rows(data: Data, tokenizer: Any, say: Say, *, judged: bool | None = None) -> DataFacts:
+def look_at_rows(data: Data, tokenizer: Any, say: Say, *, kind: RowKind | None = None) -> DataFacts:
     """Tokenise the first rows of `data.train` and count the rest.
 
     Args:
         data: That section of a recipe.
         tokenizer: The model's.
         say: Receives a line at a time about what is read.
-        judged: As in :func:`luthier.data.prepare`.
+        kind: As in :func:`luthier.data.prepare`.
 
     Raises:
         DataError: A source cannot be read, or its rows cannot be used.
@@ -47,7 +47,7 @@ def look_at_rows(data: Data, tokenizer: Any, say: Say, *, judged: bool | None = 
     some = tuple(s.model_copy(update={"max_rows": min(s.max_rows or most, most)}) for s in data.train)
     whole = {"train": some, "max_length": _NO_LIMIT, "max_prompt_length": None, "truncation": "right"}
     tokenizer.model_max_length = _NO_LIMIT  # rows may be longer than the model takes: that is what is asked here
-    prepared = prepare(data.model_copy(update=whole), tokenizer, which="train", judged=judged, say=say)
+    prepared = prepare(data.model_copy(update=whole), tokenizer, which="train", kind=kind, say=say)
     rows, estimated = 0.0, False
     for source, account in zip(data.train, prepared.ledger.accounts, strict=True):
         found, sure = _count(source, locate(source, "train", lambda _: None), account.rows)
@@ -93,11 +93,6 @@ def _count(source: Source, parts: Sequence[Part], sampled: int) -> tuple[float, 
     if source.max_rows and source.max_rows <= rows:
         return float(source.max_rows), True
     return float(rows), False
-
-
-def is_judged(objective: str) -> bool:
-    """Whether an objective takes judged answers."""
-    return bool(getattr(registry.get("objectives", objective, "objective.name"), "JUDGED", False))
 
 
 def objective_for(data: DataFacts) -> str:

@@ -125,7 +125,7 @@ def need(trainable: Trainable, optim: Optim, tokens: int, layers: int) -> Need:
     )
 
 
-def need_of(  # noqa: PLR0913 - counts, each by its name
+def need_of(
     *,
     numbers: int,
     short: Sequence[int],
