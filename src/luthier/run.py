@@ -34,10 +34,10 @@ from luthier.engine.starting import settle_start
 from luthier.engine.summary import summarise
 from luthier.export.adapted import load_adapted
 from luthier.export.adapter import fill_adapter, is_adapter
-from luthier.models.purpose import purpose_of, read_purpose
 from luthier.models import load_model, load_tokenizer
 from luthier.models.fuse import fuse
 from luthier.models.probe import prove_forest, unit_of
+from luthier.models.purpose import purpose_of, read_purpose
 from luthier.models.quantized import told, write_record
 from luthier.models.save import save_words
 from luthier.models.threads import fitting_threads
