@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does a written encoder-decoder behave like the one that was trained? Both write the same targets from the same sources.
+"""Does a written encoder-decoder behave like the one that was trained? What both expect of targets is compared.
 
 Shapes: L tokens of one source, M of its target, V vocabulary.
 """
