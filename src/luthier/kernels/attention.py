@@ -194,10 +194,20 @@ def padded_attention(
         lengths[:, None] - 1
     ).clamp_min(0)
     index = index_NL.clamp_max(forest.num_tokens - 1).flatten()
-    rows = [x.index_select(1, index).unflatten(1, index_NL.shape).transpose(0, 1) for x in (query, key, value)]
+    queries, keys, values = (
+        x.index_select(1, index).unflatten(1, index_NL.shape).transpose(0, 1) for x in (query, key, value)
+    )
     mask = real_NL[:, None, None] | ~real_NL[:, None, :, None]  # rows of padding see anything: no NaN in gradients
     mask = mask & (column[:, None] >= column) if causal else mask
-    out = F.scaled_dot_product_attention(*rows, mask, dropout, scale=scaling, enable_gqa=query.shape[0] != key.shape[0])
+    out = F.scaled_dot_product_attention(
+        queries,
+        keys,
+        values,
+        attn_mask=mask,
+        dropout_p=dropout,
+        scale=scaling,
+        enable_gqa=query.shape[0] != key.shape[0],
+    )
     return out.transpose(0, 1)[:, real_NL]
 
 
