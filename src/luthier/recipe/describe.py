@@ -94,6 +94,8 @@ def _kind(schema: dict[str, Any], field: dict[str, Any]) -> str:
     if "enum" in field or "const" in field:
         choices = field.get("enum", [field.get("const")])
         return ", ".join(f"`{choice if isinstance(choice, str) else json.dumps(choice)}`" for choice in choices)
+    if "prefixItems" in field:  # so many values, each of its own kind
+        return f"list of {len(field['prefixItems'])}: {', '.join(_kind(schema, one) for one in field['prefixItems'])}"
     if field["type"] == "array":
         return f"list of {_kind(schema, field['items'])}"
     if field["type"] == "object":
