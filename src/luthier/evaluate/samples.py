@@ -91,7 +91,7 @@ def read_samples(source: Source, kind: RowKind, limit: int | None = None) -> Sam
         received = f"no row can be used ({', '.join(refused) or 'it has none'})"
         raise DataError(source.path, received, "rows as the model was trained on")
     content = hashlib.sha256("".join(part.digest() for part in opening.parts).encode()).hexdigest()[:12]
-    name, digest = Path(source.path).stem, content
+    name, digest = Path(source.path.replace(":", "-")).stem, content
     if limit is not None and limit <= len(every):
         name, digest = f"{name}-first-{limit}", f"{content}:{limit}"
     return Samples(name=name, every=tuple(every), refused=refused, digest=digest)

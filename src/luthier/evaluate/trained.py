@@ -4,14 +4,19 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ModelError
 from luthier.evaluate import answers, labels, tags, vectors, written
+from luthier.evaluate.exact import Item
 from luthier.evaluate.judged import TaskEvaluation
 from luthier.evaluate.reader import Reader
+from luthier.evaluate.samples import read_samples
 from luthier.models.heads import task_of_model
 from luthier.models.purpose import guessed, read_purpose
+from luthier.recipe.schema import Source
+from luthier.recipe.tasks import rows_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +33,62 @@ MODULES: dict[str, Any] = {
     "FEATURE_EXTRACTION": vectors,
     "SEQ_2_SEQ_LM": written,
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSuite:
+    """The rows of a file as a suite of a study: each run is judged on them by its task's own metric.
+
+    Attributes:
+        samples: The rows.
+    """
+
+    samples: Samples
+
+    @property
+    def name(self) -> str:
+        """What results are filed under."""
+        return self.samples.name
+
+    @property
+    def digest(self) -> str:
+        """Short hash of the rows: results of other content are not comparable."""
+        return self.samples.digest
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """One for each row; they have no categories."""
+        return tuple(Item(messages=(), check="exact", answer=sample.name) for sample in self.samples.every)
+
+    def evaluate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> TaskEvaluation:
+        """Judge a run's model.
+
+        Args:
+            model: With its method applied.
+            tokenizer: Its tokenizer.
+            folder: Of the run.
+        """
+        return evaluate_task(open_reader(model, tokenizer, folder), self.samples)
+
+
+def load_task_suite(path: str, objective: str, limit: int | None = None) -> TaskSuite | None:
+    """Read a file of rows that say what is right, for models that an objective trained.
+
+    Args:
+        path: A file as in `data.eval`.
+        objective: Its name.
+        limit: Only the first so many rows.
+
+    Returns:
+        None where the objective's models write words, or value answers: they are asked a suite of questions.
+
+    Raises:
+        DataError: There is no such file, or its rows are of another kind.
+    """
+    kind = rows_of(objective)
+    if kind in ("plain", "judged"):
+        return None
+    return TaskSuite(samples=read_samples(Source(path=path), kind, limit))
 
 
 def open_reader(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Reader:

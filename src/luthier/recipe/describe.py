@@ -94,6 +94,8 @@ def _kind(schema: dict[str, Any], field: dict[str, Any]) -> str:
     if "enum" in field or "const" in field:
         choices = field.get("enum", [field.get("const")])
         return ", ".join(f"`{choice if isinstance(choice, str) else json.dumps(choice)}`" for choice in choices)
+    if "prefixItems" in field:  # so many values, each of its own kind
+        return f"list of {len(field['prefixItems'])}: {', '.join(_kind(schema, one) for one in field['prefixItems'])}"
     if field["type"] == "array":
         if "prefixItems" in field:
             return f"list of {' and '.join(_kind(schema, item) for item in field['prefixItems'])}"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from luthier.evaluate.suite import Suite
+    from luthier.evaluate.trained import TaskSuite
     from luthier.recipe import Model, Recipe
     from luthier.run import RunResult
     from luthier.study.design import Design, Planned
@@ -45,7 +46,7 @@ class Work:
     """
 
     design: Design
-    suites: tuple[Suite, ...]
+    suites: tuple[Suite | TaskSuite, ...]
     folder: Path
     overwrite: bool
     say: Callable[[str], None]

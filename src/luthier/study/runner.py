@@ -24,6 +24,7 @@ import yaml
 
 from luthier.core.errors import Interrupted, RecipeError, did_you_mean
 from luthier.evaluate.suite import load_suite
+from luthier.evaluate.trained import TaskSuite, load_task_suite
 from luthier.study.conclude import sentence
 from luthier.study.design import design, difference_lines, resolve_start
 from luthier.study.lock import held
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from luthier.evaluate.suite import Suite
+    from luthier.recipe import Recipe
     from luthier.study.design import Planned
     from luthier.study.schema import Study
 
@@ -79,9 +81,9 @@ def compare(
     if on == "ray":
         package()
     study = load_study(study, overrides)
-    suites = _suites(study)
     say = _once(say)
     bases = [design(study).base]  # every recipe is looked at before anything is written
+    suites = _suites(study, bases[0].recipe)
     if study.start is not None:
         bases.insert(0, resolve_start(study))
     for note in (note for base in bases for note in base.notes):
@@ -132,17 +134,25 @@ def _run(work: Work, say: Callable[[str], None], lock: int | None, on: str) -> S
     return result
 
 
-def _suites(study: Study) -> tuple[Suite, ...]:
-    suites = tuple(load_suite(name, study.items) for name in study.evaluate)
+def _suites(study: Study, recipe: Recipe) -> tuple[Suite | TaskSuite, ...]:
+    """What every model is asked: questions, or, of a task with labels, answers or vectors, rows of that task."""
+    suites = tuple(_suite(name, study, recipe) for name in study.evaluate)
     if len({suite.name for suite in suites}) < len(suites):
         raise RecipeError("study evaluate", f"received {list(study.evaluate)}", "suites with names of their own")
+    if study.include_base and isinstance(suites[0], TaskSuite):
+        received = f"true, for objective {recipe.objective['name']}: before training a model has no head to be judged"
+        raise RecipeError("study include_base", received, "false", "write include_base: false")
     if study.tune:
-        chooser = load_suite(study.tune.on, study.items)
+        chooser = _suite(study.tune.on, study, recipe)
         if twin := next((suite.name for suite in suites if suite.digest == chooser.digest), None):
             received = f"{study.tune.on!r} holds the same items as {twin!r}, which is in evaluate"
             allowed = "a suite of its own: a score on the items that chose it flatters"
             raise RecipeError("study tune.on", received, allowed, "give another one")
     return suites
+
+
+def _suite(name: str, study: Study, recipe: Recipe) -> Suite | TaskSuite:
+    return load_task_suite(name, recipe.objective["name"], study.items) or load_suite(name, study.items)
 
 
 def _all(work: Work, workers: Workers | Cluster | None, runs: list[Run], say: Callable[[str], None]) -> None:

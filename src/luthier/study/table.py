@@ -127,10 +127,20 @@ def large(value: float) -> str:
     return number(value / size, f"{{:.1f}} {_LARGE[size]}" if size > 1 else "{:.0f}")
 
 
+def _of_score(result: StudyResult) -> Said:
+    """What the score is: the share of right answers, or a task's own metric."""
+    suite, items = result.suite, result.suites[result.suite]
+    told = (run.summary.get("evaluation", {}).get(suite, {}).get("metric") for run in result.runs)
+    metric = next((name for name in told if name), "exact_match")
+    if metric != "exact_match":
+        return said("task_score", metric=metric, suite=suite, items=items)
+    check = said("score_exact" if suite.startswith("embedded") else "score_checks")
+    return said("score", suite=suite, items=items, check=check)
+
+
 def captions(result: StudyResult) -> list[str]:
     """What a reader must know to read the tables rightly: one sentence each."""
-    check = said("score_exact" if result.suite.startswith("embedded") else "score_checks")
-    lines: list[str] = [said("score", suite=result.suite, items=result.suites[result.suite], check=check)]
+    lines: list[str] = [_of_score(result)]
     lines += [_of_seeds(result), *_of_groups(result), _of_verdicts(result), *_of_contrasts(result)]
     lines += _of_extremes(result)
     lines.append(result.controlled())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.recipe.dialects import _mixture, _quantized, _training, _trl_objective
 from luthier.recipe.dialects._draft import OFF, Asked, Draft, Only
+from luthier.recipe.tasks import tasks_of
 from luthier.recipe.text import said
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ def _bits(draft: Draft) -> None:
 def _method(draft: Draft, name: str) -> None:
     """Read `use_peft` and LoRA's keys."""
     use = draft.take("use_peft", False)
-    task, wanted = draft.take("lora_task_type"), "SEQ_CLS" if name == "reward" else "CAUSAL_LM"
+    task, wanted = draft.take("lora_task_type"), tasks_of(name)[0]
     if use and task not in (None, wanted):
         draft.refuse("lora_task_type", f"received {said(task)}", f"objective {name} has {wanted}", "correct it")
     if use is not True:
