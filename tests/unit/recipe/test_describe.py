@@ -41,4 +41,4 @@ def test_a_list_of_so_many():
     class Config(BaseModel):
         score_range: tuple[float, int] = (0.0, 5)
 
-    assert [key["values"] for key in describe.keys_of(Config)] == ["list of number and whole number"]
+    assert [key["values"] for key in describe.keys_of(Config)] == ["list of 2: number, whole number"]
