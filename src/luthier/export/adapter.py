@@ -64,7 +64,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> Trainable:
     drawn = tuple(f"{name}." for name in drawn_modules(model))
     lacking = sorted(key for key in head_keys(model) - trainable.parameters().keys() if key.startswith(drawn))
     if drawn and lacking:
-        received = f"no weights for the head of values or labels ({lacking[0]}), and none in its base"
+        received = f"no weights for the head of values ({lacking[0]}), and none in its base"
         raise ModelError(where, received, "an adapter that was saved with its head", "name it in modules_to_save")
     return trainable
 

@@ -35,8 +35,8 @@ _MLP = re.compile(  # BERT's linears are `intermediate.dense` and, right in the 
 _HEADS = ("lm_head", "embed_out", "score", "classifier", "qa_outputs")
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
-WORDS: dict[str, tuple[Kind, ...]] = {"attention": ("attention",), "mlp": ("mlp",)}
-WORDS["all-linear"] = ("attention", "mlp", "other")
+WORDS: dict[str, tuple[Kind, ...]] = {"all-linear": ("attention", "mlp", "other")}
+WORDS |= {"attention": ("attention",), "mlp": ("mlp",)}
 
 
 def is_linear(module: nn.Module) -> bool:
