@@ -4,10 +4,10 @@
     python benchmarks/encoder.py                         a BERT of 6 x 384 with random weights, shipped texts
     python benchmarks/encoder.py --rows sst2.csv --model MINILM --dtype bfloat16 --method lora
 
-Both sides train the same rows in batches of as many, one thread each, in processes of their own, in turn; rates are real
-(non-padding) tokens for each second of processor time, after a warm-up. The peer runs as it does by default (padded to the
-longest row of a batch) and with rows grouped by length. Last, both sides take the same rows in file order without dropout
-from the same head, and their losses are compared.
+Both sides train the same rows in batches of as many, one thread each, in processes of their own, in turn; rates are
+real (non-padding) tokens for each second of processor time, after a warm-up. The peer runs as it does by default
+(padded to the longest row of a batch) and with rows grouped by length. Last, both sides take the same rows in file
+order without dropout from the same head, and their losses are compared.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def make_model(folder: Path, rows: list[dict[str, Any]], args: argparse.Namespace, dropout: float | None) -> None:
-    """A classifier with its head, so that both sides begin alike; its tokenizer is the model's or made from the rows."""
+    """A classifier with its head, so that both sides begin alike; its tokenizer is the model's or made of the rows."""
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, BertConfig
 

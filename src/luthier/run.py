@@ -254,7 +254,8 @@ def load_base(recipe: Recipe, labels: Labels | None, say: Say) -> PreTrainedMode
     fuse(model)
     error = prove_forest(model, recipe.model.model_name_or_path)
     kind = f"{type(model).__name__} on {device} in {str(dtype).removeprefix('torch.')}"
-    say(f"{kind}{told(model)}; a forest equals separate forwards to {error:.1e} {unit_of(model)}")
+    what = "a padded pass" if task == "SEQ_2_SEQ_LM" else "a forest"
+    say(f"{kind}{told(model)}; {what} equals separate forwards to {error:.1e} {unit_of(model)}")
     return model
 
 

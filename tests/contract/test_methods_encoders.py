@@ -33,10 +33,10 @@ KEYS: dict[str, dict[str, Any]] = {
     "prefix": {"num_virtual_tokens": 3},
     "freeze": {"freeze_trainable_layers": 1},
 }
-MERGES = ("lora", "ia3", "norm", "bitfit")
+MERGES = ("lora", "lora_fa", "loha", "lokr", "vera", "ia3", "norm", "bitfit")
 LABELS = Labels(names=("red", "green", "blue"))
 FOREST = texts((9, 5, 12, 3))
-FAMILIES = ("BERT", "RoBERTa", "DistilBERT", "ELECTRA", "ALBERT", "ModernBERT")
+FAMILIES = ("BERT", "RoBERTa", "DistilBERT", "ALBERT", "ModernBERT")
 
 
 def _make(folder: Path, task: Any) -> Any:
@@ -105,6 +105,8 @@ def _expected(refused: Exception, method: str, name: str) -> None:
     if method == "prefix":
         assert name in ("DistilBERT", "ALBERT", "ModernBERT"), told
         assert "keys and values" in told
+    elif method == "llama_adapter":
+        assert "keys and values from elsewhere" in told
     elif method == "bitfit":
         assert name == "ModernBERT", told
         assert "add_biases" in told

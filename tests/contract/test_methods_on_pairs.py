@@ -128,6 +128,21 @@ def test_words_of_target_modules_reach_both_stacks_and_no_head() -> None:
         assert len(find_targets(model, "all-linear")) == attention + mlp
 
 
+@pytest.mark.parametrize(
+    ("keys", "found"),
+    [
+        ({"target_modules": ["shared"]}, "which nothing reads"),
+        ({"modules_to_save": ["shared"]}, "which nothing reads"),
+        ({"target_modules": ["lm_head"], "ensure_weight_tying": True}, "three modules or more"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(keys: dict[str, Any], found: str) -> None:
+    for family in ("T5", "BART"):
+        method = registry.get("methods", "lora")
+        with pytest.raises(RecipeError, match=found):
+            method.apply(tiny_pairs(family), method.Config(r=4, **keys))
+
+
 def test_scaled_embeddings_have_no_virtual_tokens() -> None:
     method = registry.get("methods", "prompt")
     with pytest.raises(LuthierError, match="scales the embeddings"):

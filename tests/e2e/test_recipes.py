@@ -14,12 +14,13 @@ from luthier.models import serving
 from luthier.recipe import load_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+DECODERS = [file for file in RECIPES if file.stem != "seq2seq"]  # that one runs in test_pairs_run.py
 SMALL = ["model.model_name_or_path=embedded-tiny", "model.dtype=float32", "train.max_steps=2"]
 SMALL += ["train.per_device_train_batch_size=2", "train.logging_steps=1"]
 RANKS = {"sft-rslora": "method.r=8"}  # 256 is more than the smallest model's layers have
 
 
-@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", DECODERS, ids=lambda file: file.stem)
 def test_it_trains_and_loads(file, alpaca_file, tmp_path):
     words = [*SMALL, f"output_dir={tmp_path}/run"]
     words += [f"data.train={alpaca_file}"] if file.stem.startswith("sft-") else []

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from tests.pairs import PROVEN, pair, some_pairs, tiny_pairs
@@ -85,3 +87,9 @@ def test_rows_of_another_form_and_texts_beyond_the_positions_are_refused() -> No
         outputs(model, plant([pair([5] * 70, [6, 2])]))
     with pytest.raises(ModelError, match=r"a target of 65 tokens.*set data.max_length to 64"):
         outputs(model, plant([pair([5, 2], [6] * 65)]))
+
+
+def test_the_page_lists_what_is_proven() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "seq2seq.md").read_text(encoding="utf-8")
+    for name, (kind, _) in PROVEN.items():
+        assert f"| {name} | `{kind}` |" in text

@@ -35,14 +35,17 @@ pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 TOLERANCE = 1e-5
 SOURCE, TARGET = [3, 4, 5, 6, 7, 8, 9, 2], [10, 11, 12, 2]
 FIVE = {"num_virtual_tokens": 5}
+ALL = {"target_modules": "all-linear"}
 MLP = {"prefix_projection": True, "encoder_hidden_size": 12}
 USUAL = {"t5": (["k", "v", "wo"], ["wo"]), "bart": (["k_proj", "v_proj", "fc2"], ["fc2"])}
 # method, Luthier's keys (PEFT spells them alike), PEFT's class
 KINDS: dict[str, tuple[str, dict[str, Any], Any]] = {
-    "lora": ("lora", {"r": 4, "lora_alpha": 8, "target_modules": "all-linear"}, LoraConfig),
-    "rslora": ("lora", {"r": 4, "lora_alpha": 8, "use_rslora": True, "target_modules": "all-linear"}, LoraConfig),
-    "dora": ("lora", {"r": 4, "lora_alpha": 8, "use_dora": True, "target_modules": "all-linear"}, LoraConfig),
+    "lora": ("lora", {"r": 4, "lora_alpha": 8} | ALL, LoraConfig),
+    "rslora": ("lora", {"r": 4, "lora_alpha": 8, "use_rslora": True, **ALL}, LoraConfig),
+    "dora": ("lora", {"r": 4, "lora_alpha": 8, "use_dora": True, **ALL}, LoraConfig),
     "lora on the head": ("lora", {"r": 4, "lora_alpha": 8, "target_modules": ["lm_head"]}, LoraConfig),
+    "lora on embeddings": ("lora", {"r": 4, "lora_alpha": 8, "target_modules": ["embed_tokens"]}, LoraConfig),
+    "whole head": ("lora", {"r": 4, "lora_alpha": 8, "modules_to_save": ["lm_head"]} | ALL, LoraConfig),
     "ia3": ("ia3", {}, IA3Config),
     "norm": ("norm", {}, LNTuningConfig),
     "prompt": ("prompt", FIVE, PromptTuningConfig),
@@ -167,7 +170,9 @@ def test_gradients_of_virtual_tokens_equal_peft(family: str, kind: str) -> None:
     assert not embedding.grad[len(parameter) :].any()
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora", "lora on the head", "ia3", "norm"])
+@pytest.mark.parametrize(
+    "kind", ["lora", "dora", "lora on the head", "lora on embeddings", "whole head", "ia3", "norm"]
+)
 @families
 def test_merged_weights_say_the_same_also_from_the_disk(family: str, kind: str, tmp_path: Path) -> None:
     from transformers import AutoModelForSeq2SeqLM

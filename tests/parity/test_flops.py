@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tests.encoders import encoder, folder_of
 from tests.tiny import tiny
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -105,3 +106,22 @@ def test_other_methods(method, keys):
     plain.set_attn_implementation("eager")
     module.apply(plain, module.Config(**keys))
     assert _counted(tiny("llama"), method, keys) == _plain_flops(plain)
+
+
+ENCODERS = {"full": ("BERT", {}), "lora": ("ModernBERT", {"r": 4, "target_modules": "all-linear"})}
+
+
+@pytest.mark.parametrize("method", ENCODERS)
+def test_encoders_see_both_ways(method, tmp_path):
+    name, keys = ENCODERS[method]
+    plain, ours = (encoder(folder_of(tmp_path, name), "FEATURE_EXTRACTION") for _ in range(2))
+    module = registry.get("methods", method)
+    for model in (plain, ours):
+        module.apply(model, module.Config(**keys))
+    plain.set_attn_implementation("eager")
+    in_place = {torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1]}
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+        plain.train()(input_ids=3 + torch.arange(TOKENS)[None]).last_hidden_state.square().sum().backward()
+    counted = count_rates(ours).total(TOKENS, 0, TOKENS * (TOKENS + 1) // 2, 1)
+    pooler = 6 * 32 * 32 if method == "full" else 0  # BERT's runs once, and nothing reads it
+    assert abs(counted - counter.get_total_flops()) <= pooler

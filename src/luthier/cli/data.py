@@ -55,13 +55,14 @@ def main(
     kind: RowKind | None = None  # a file alone says itself what it is
     if is_recipe or any(word.startswith("objective") for word in overrides or ()):
         kind = rows_of(recipe.objective["name"])
+    asked = recipe.objective.get("problem_type", "auto")
     prepared = prepare(
         lenient,
         tokenizer,
         which="eval" if evaluation else "train",
         kind=kind,
         task=task_of(recipe),
-        problem=recipe.objective.get("problem_type"),
+        problem=None if asked == "auto" else asked,
         say=lambda line: print(line, file=sys.stderr),
     )
     trees = [prepared.rows.tree(row) for row in range(min(rows, len(prepared.rows)))]

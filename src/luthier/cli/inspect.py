@@ -45,8 +45,9 @@ def _show(anatomy: Anatomy) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, width=140)  # a file or a pipe has no width; names must not be cut
     tied = "head and embedding are one matrix" if anatomy.tied else "head and embedding are two matrices"
+    told = tied if anatomy.task.endswith("LM") else f"for {anatomy.task}"
     console.print(
-        f"{anatomy.architecture} ({anatomy.model_type}): {anatomy.parameters:,} parameters; {tied}", style="bold"
+        f"{anatomy.architecture} ({anatomy.model_type}): {anatomy.parameters:,} parameters; {told}", style="bold"
     )
     for line in _sentences(anatomy.facts):
         console.print(line, markup=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Let a trained model label texts, tag words, answer from a context, or give vectors.
+"""Let a trained model label texts, tag words, answer from a context, give vectors, or write targets from sources.
 
 RUN_OR_MODEL is a run folder, an adapter folder or a transformers folder. TEXTS are texts or questions, or one file of
 them: .jsonl, .csv (columns text, pair, tokens, question, context ...) or .txt with a text a line.
@@ -87,6 +87,8 @@ def _show(found: list[Prediction], samples: Samples) -> None:
                 print(f"  {entity['type']:<12} {entity['text']}")
         elif "answer" in row:
             print(f"{row['question']}\n  {row['answer'] or '(no answer)'}  {row['score']:.3f}")
+        elif "target" in row:
+            print(row["target"])
         elif "vectors" in row:
             similar = " ".join(f"{one:.4f}" for one in row["similarities"])
             print(

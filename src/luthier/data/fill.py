@@ -226,7 +226,8 @@ def _write(chunk: _Chunk, made: Sequence[list[Row] | RowFault], account: Account
             account.lost += row.lost
             account.tokens += len(row.ids)
             account.scored_tokens += int(np.count_nonzero(row.scored))
-            account.labelled += int(np.count_nonzero(row.labels >= 0)) if row.labels is not None else 0
+            if row.labels is not None and not row.targets:  # of a question they only say which tokens can answer
+                account.labelled += int(np.count_nonzero(row.labels >= 0))
             account.answers += len(row.grades)
         kept += rows
         numbers += [number] * len(rows)

@@ -75,6 +75,8 @@ def settle(tallies: Iterable[Tally], given: Sequence[str], problem: Problem | No
     if not names:
         fix = "a run cannot learn from rows without labels; name their column, as in columns: {labels: category}"
         raise DataError(where, "no row has a label", "names, or numbers", fix)
+    if len(given) == 1 and problem == "single_label_classification":
+        raise DataError("data.labels", f"one name, {given[0]!r}", "two or more: one of them is chosen", "name all")
     if len(names) == 1 and problem == "single_label_classification":
         fix = (
             "are the first rows of a sorted file used (max_rows)? Give rows of other labels, or name all in data.labels"

@@ -50,7 +50,7 @@ class Account:
         tokens: Tokens of the kept rows.
         scored_tokens: Tokens among them whose log-probability is trained.
         cut_tokens: Tokens that truncation cut away.
-        labelled: Tokens with a label: words with a tag, or tokens that an answer may begin and end with.
+        labelled: Words with a tag.
         lost: Tagged words of which the tokenizer leaves no token; answers that no window holds whole.
         refused: Reason -> rows.
         notes: What the token gate found worth knowing.

@@ -12,7 +12,8 @@ Norms, activations, softmaxes, look-ups and the optimiser are left out, as is wh
 memory (gradient checkpointing, a trained head's logits) or asked of a reference model: the count says what the method
 asks for, on any machine.
 A sliding window does not lower the count of pairs. Each token's pairs with virtual tokens count as its own; what those
-cost themselves, once a batch for all its tokens, is left out, with the network that computes them.
+cost themselves, once a batch for all its tokens (of an encoder, once a text), is left out, with the network that
+computes them. An encoder's token sees its whole text, where a forest counts pairs with the past: twice these less one.
 
 What is asked of each layer is seen in one forward pass over 38 tokens, so experts, shared layers, and layers that no
 gradient reaches count as they run. `torch.utils.flop_counter` counts the same of a plain model (a test holds that).
@@ -27,8 +28,10 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import torch
 
 from luthier.engine.flops_pairs import per_pair, run_pair, split
+from luthier.kernels.inserted import within
 from luthier.kernels.lowrank import multiply_adds
 from luthier.models.backbone import hidden_states
+from luthier.models.encoders import encoder_words, reads_both_ways, tokens_of
 from luthier.models.heads import task_of_model
 from luthier.models.planted import NAME, planted
 from luthier.models.probe import probe_forest
@@ -112,10 +115,14 @@ def count_rates(model: PreTrainedModel) -> Rates:
         reached, pairs, apart = _forward(model, forest)
     virtual, found = num_virtual(model), virtual_of(model)
     passed = forest.num_tokens + (virtual if found is not None and found.heads is None else 0)
+    both = reads_both_ways(model)
+    if both and passed > forest.num_tokens:
+        passed = within(forest, virtual)[0].num_tokens
+    own = sum(rows * products for rows, products in layers) / passed
     return Rates(
-        per_token=2.0 * (sum(rows * products for rows, products in layers) / passed + pairs * virtual + apart),
+        per_token=2.0 * (own + pairs * (virtual - both) + apart),
         per_scored=2.0 * _head_products(model, reached),
-        per_pair=2.0 * pairs,
+        per_pair=2.0 * pairs * (1 + both),
         per_pass=2.0 * sum(module.pass_products() for module in model.modules() if isinstance(module, PassCost)),
     )
 
@@ -143,8 +150,11 @@ def _forward(model: PreTrainedModel, forest: Forest) -> tuple[bool, float, float
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         return reached, text.num_hidden_layers * text.num_attention_heads * 2 * size * (3 if reached else 1), 0
     words = {"input_ids": forest.input_ids[None], "position_ids": forest.position_ids[None], "use_cache": False}
+    asked: Any = decoder
+    if reads_both_ways(model):  # virtual tokens of an encoder are put into what the whole model is asked
+        asked, words = model if virtual_of(model) is not None else decoder, encoder_words(model, forest)
     with planted(forest) as now:
-        hidden = decoder(**words).last_hidden_state
+        hidden = tokens_of(asked(**words))
     pairs = apart = 0
     for call in now.attended:
         inside = call.query_trains or call.key_trains

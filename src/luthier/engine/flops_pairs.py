@@ -30,7 +30,8 @@ SOURCE, TARGET = 29, 11  # different, so that rows tell what a layer reads, with
 
 def run_pair(model: PreTrainedModel) -> bool:
     """One forward pass over one pair: whether a gradient reaches the head."""
-    ids = np.arange(SOURCE + TARGET, dtype=np.int32) % 50 + 3
+    words = int(model.get_input_embeddings().weight.shape[0])
+    ids = np.arange(SOURCE + TARGET, dtype=np.int32) % min(words, 64)
     parts = (ids[:SOURCE], ids[SOURCE:])
     segments = tuple(Segment(ids=some, scored=np.full(len(some), place > 0)) for place, some in enumerate(parts))
     reached: list[bool] = []

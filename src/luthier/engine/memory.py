@@ -27,7 +27,7 @@ from luthier.models.backbone import recompute_layers
 from luthier.models.source_target import is_encoder_decoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from luthier.core.trainable import Trainable
     from luthier.recipe import Optim, Recipe
@@ -113,18 +113,49 @@ def need(trainable: Trainable, optim: Optim, tokens: int, layers: int) -> Need:
         layers: Decoder layers.
     """
     parameters = {id(p): p for p in trainable.parameters().values()}.values()
-    numbers = sum(p.numel() for p in parameters)
-    short = [p.numel() for p in parameters if p.element_size() < 4]  # these get float32 masters, or one at a time
-    masters = 4 * (sum(short) if optim.weights == "float32" else transient(short))
-    activations = bytes_per_token(trainable.model) * tokens
-    vocabulary = int(trainable.model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
+    return need_of(
+        numbers=sum(p.numel() for p in parameters),
+        short=[p.numel() for p in parameters if p.element_size() < 4],
+        activations=bytes_per_token(trainable.model) * tokens,
+        layers=layers,
+        vocabulary=int(trainable.model.get_input_embeddings().weight.shape[0]),  # type: ignore[operator]
+        dense=dense_bytes(trainable.model),
+        device=next(trainable.model.parameters()).device.type,
+        optim=optim,
+    )
+
+
+def need_of(
+    *,
+    numbers: int,
+    short: Sequence[int],
+    activations: int,
+    layers: int,
+    vocabulary: int,
+    dense: int = 0,
+    device: str,
+    optim: Optim,
+) -> Need:
+    """Predict what a training step needs from counts alone.
+
+    Args:
+        numbers: Numbers that train.
+        short: Of each parameter among them of less than 32 bits: they get float32 masters, or one at a time.
+        activations: Bytes kept from the forward to the backward pass, by the largest micro-batch.
+        layers: Decoder layers.
+        vocabulary: Words of the head.
+        dense: Bytes of the largest matrices that a quantised base is unpacked to for a moment.
+        device: `cpu` or `cuda`.
+        optim: Which optimiser.
+    """
+    masters = 4 * (sum(short) if optim.weights == "float32" else transient(list(short)))
     # log-softmax, its gradient and a copy in the head's type, in float32 (kernels.logprob)
     logits = 3 * 4 * max(CHUNK_ELEMENTS, MIN_ROWS * vocabulary)
     return Need(
         activations=activations,
         states=(4 + state_bytes(optim)) * numbers + masters,
-        passing=activations // max(1, layers) + logits + dense_bytes(trainable.model),
-        gaps=int(activations * _GAPS.get(next(trainable.model.parameters()).device.type, 0.0)),
+        passing=activations // max(1, layers) + logits + dense,
+        gaps=int(activations * _GAPS.get(device, 0.0)),
     )
 
 
@@ -155,7 +186,8 @@ def _saved_bytes(model: Any, tokens: int) -> int:
             kept[storage.data_ptr()] = storage.nbytes()  # many views of one storage keep it once
         return tensor
 
-    tree = _tree(tokens, half=is_encoder_decoder(model))
+    words = int(model.get_input_embeddings().weight.shape[0])
+    tree = _tree(tokens, words, half=is_encoder_decoder(model))
     was_training = model.training
     model.train()
     try:
@@ -168,9 +200,9 @@ def _saved_bytes(model: Any, tokens: int) -> int:
     return sum(kept.values())
 
 
-def _tree(tokens: int, *, half: bool) -> Tree:
-    """A text, all of it scored; by half a source, and a target as long."""
-    ids = np.arange(tokens, dtype=np.int32) % 64
+def _tree(tokens: int, words: int, *, half: bool) -> Tree:
+    """A text of so many words, all of it scored; by half a source, and a target as long."""
+    ids = np.arange(tokens, dtype=np.int32) % min(words, 64)
     if not half:
         return Tree(segments=(Segment(ids=ids, scored=np.ones(tokens, np.bool_)),))
     parts = np.split(ids, 2)

@@ -42,9 +42,8 @@ def compile_layers(model: PreTrainedModel) -> int:
 
 
 def decoder_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
-    """The decoder's repeated layers: its list of modules that holds the most parameters; empty where it has none."""
-    children = list(model.get_decoder().children())
-    lists = [list(child) for child in children if isinstance(child, torch.nn.ModuleList)]
+    """The repeated layers: the list of modules that holds the most parameters, wherever it stands; empty for none."""
+    lists = [list(child) for child in model.get_decoder().modules() if isinstance(child, torch.nn.ModuleList)]
     return max(lists, key=lambda layers: sum(p.numel() for layer in layers for p in layer.parameters()), default=[])
 
 

@@ -14,6 +14,8 @@ from luthier.data.mismatch import Mismatched
 from luthier.engine.distributed import ALONE
 from luthier.kernels.forest import plant
 from luthier.models import load_tokenizer
+from luthier.models.load import load_config
+from luthier.models.source_target import refuse_languages, settle_source_and_target
 from luthier.recipe import entry_config
 from luthier.recipe.tasks import rows_of, task_of
 
@@ -115,8 +117,15 @@ def bind(recipe: Recipe, labels: Labels | None = None) -> Objective:
 
 
 def _tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
-    model = recipe.model
-    return load_tokenizer(model.model_name_or_path, model.model_revision, model.trust_remote_code)
+    """The model's tokenizer; whether the model is for the recipe's task at all is told before any row is read."""
+    named = (recipe.model.model_name_or_path, recipe.model.model_revision, recipe.model.trust_remote_code)
+    task, config = task_of(recipe), load_config(*named)
+    if task == "SEQ_2_SEQ_LM" or config.is_encoder_decoder:
+        settle_source_and_target(named[0], config, task)
+    tokenizer = load_tokenizer(*named)
+    if task == "SEQ_2_SEQ_LM":
+        refuse_languages(tokenizer)
+    return tokenizer
 
 
 def _drawn(

@@ -14,7 +14,7 @@ from luthier.core.tasks import Labelled, Question, Tagged, Texts
 from luthier.core.types import Completion, Conversation
 from luthier.data.columns import told
 from luthier.data.faults import RowFault
-from luthier.data.formats import classification, pairs, squad, tagged
+from luthier.data.formats import classification, pairs, source_target, squad, tagged
 from luthier.data.prepare import open_source
 from luthier.data.source import locate
 from luthier.recipe.schema import Source
@@ -171,6 +171,9 @@ def _bare(row: Mapping[str, Any], kind: RowKind, where: str) -> AnyExample:
                 where, f"columns {', '.join(row)}", "tokens (a list of words), or text", "name the column so"
             )
         return Tagged(words=tuple(words), tags=())
+    if kind == "plain":
+        found = told(source_target.COLUMNS, present) | ({"source": "text"} if "text" in present else {})
+        return Completion(prompt=_text(row, found, "source", where), completion="")
     texts = tuple(_texts(row))
     if not texts:
         raise DataError(where, f"columns {', '.join(row)}", "text, or sentence1 and sentence2", "name the column so")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import ModelError
-from luthier.evaluate import answers, labels, tags, vectors
+from luthier.evaluate import answers, labels, tags, vectors, written
 from luthier.evaluate.exact import Item
 from luthier.evaluate.judged import TaskEvaluation
 from luthier.evaluate.reader import Reader
@@ -31,6 +31,7 @@ MODULES: dict[str, Any] = {
     "TOKEN_CLS": tags,
     "QUESTION_ANS": answers,
     "FEATURE_EXTRACTION": vectors,
+    "SEQ_2_SEQ_LM": written,
 }
 
 

@@ -92,22 +92,40 @@ def held_out_rows(
     Raises:
         UserError: The given texts hold no tokens, there is no tokenizer for them, or it does not fit the base.
     """
-    if texts and tokenizer is None:
-        raise UserError("texts", "the base has no tokenizer", "a base with tokenizer.json", "leave the texts out")
     if tokenizer is None:
-        return _no_words(vocabulary), "numbers in order (there is no tokenizer)"
+        check_rows([], tokenizer, texts, vocabulary, origin)
+        return no_words(vocabulary), "numbers in order (there is no tokenizer)"
     rows, label = _rows_of_run(origin, tokenizer, say) if not texts else ([], "")
     if not rows:
         label = "given texts" if texts else "built-in texts"
         chosen: Any = tokenizer(list(texts or TEXTS), truncation=True, max_length=MOST_TOKENS)["input_ids"]
         rows = [list(ids) for ids in chosen if len(ids) > 1]
+    check_rows(rows, tokenizer, texts, vocabulary, origin)
+    return rows, label
+
+
+def check_rows(
+    rows: Sequence[Sequence[int]],
+    tokenizer: PreTrainedTokenizerBase | None,
+    texts: Sequence[str],
+    vocabulary: int,
+    origin: Origin,
+) -> None:
+    """Refuse texts without a tokenizer, without tokens, or with tokens that the base does not have.
+
+    Raises:
+        UserError: They are.
+    """
+    if texts and tokenizer is None:
+        raise UserError("texts", "the base has no tokenizer", "a base with tokenizer.json", "leave the texts out")
+    if tokenizer is None:
+        return
     if not rows:
         raise UserError("texts", "they hold no two tokens", "a few sentences", "give longer ones")
     if (largest := max(map(max, rows))) >= vocabulary:
         received = f"it makes token {largest}, the base has {vocabulary:,} words"
         fix = "give the base that was trained, with its added tokens (resize_token_embeddings)"
         raise UserError(f"tokenizer of {origin.adapter}", received, "a tokenizer that fits the base", fix)
-    return rows, label
 
 
 def _rows_of_run(
@@ -138,6 +156,6 @@ def _first_branch(tree: Tree) -> list[int]:
     return [int(token) for i in chain for token in tree.segments[i].ids][:MOST_TOKENS]
 
 
-def _no_words(vocabulary: int) -> list[list[int]]:
+def no_words(vocabulary: int) -> list[list[int]]:
     """Rows that walk through the vocabulary in different steps."""
     return [[(start + i * step) % vocabulary for i in range(64)] for start, step in ((0, 1), (1, 7), (2, 31), (3, 101))]

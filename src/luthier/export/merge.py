@@ -24,6 +24,7 @@ from luthier.export.adapter import load_adapter
 from luthier.export.folder import new_folder
 from luthier.export.held_out import held_out_rows, load_words
 from luthier.export.origin import find_origin
+from luthier.export.pair_proof import PairComparison, held_out_pairs
 from luthier.export.proof import Comparison
 from luthier.export.value_proof import ValueComparison
 from luthier.models.backbone import learned_positions
@@ -106,8 +107,7 @@ def merge_run(
         model, written = load_base(origin, dtype)
         computed, device = model.dtype, model.device
         trainable = load_adapter(model, origin.adapter)
-        rows, label = held_out_rows(origin, tokenizer, vocabulary_of(model), texts, say)
-        comparison = comparison_of(model, rows, label)
+        comparison = comparison_of(model, origin, tokenizer, texts, say)
         comparison.remember(model)
         with trainable.disabled():
             comparison.measure_base(model)
@@ -173,8 +173,18 @@ def _nearer_base(
     return trainable, {"base_weights": nearest, "bases": {kind: proof.to_json() for kind, proof in found.items()}}
 
 
-def comparison_of(model: PreTrainedModel, rows: Sequence[Sequence[int]], label: str) -> Comparison | ValueComparison:
+def comparison_of(
+    model: PreTrainedModel,
+    origin: Origin,
+    tokenizer: PreTrainedTokenizerBase | None,
+    texts: Sequence[str],
+    say: Callable[[str], None],
+) -> Comparison | ValueComparison:
     """What an export is proved by: words, or what the head of a model for another task gives."""
+    given: Any = (origin, tokenizer, vocabulary_of(model), texts, say)
+    if task_of_model(model) == "SEQ_2_SEQ_LM":
+        return PairComparison(*held_out_pairs(*given), vocabulary_of(model))
+    rows, label = held_out_rows(*given)
     limit = learned_positions(model.get_decoder())
     rows = [row[:limit] for row in rows]
     if task_of_model(model) != "CAUSAL_LM":

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.errors import UserError
 from luthier.export.adapter import load_adapter, read_config, read_tensors
 from luthier.export.folder import new_folder
-from luthier.export.held_out import held_out_rows, load_words
-from luthier.export.merge import Exported, comparison_of, load_base, vocabulary_of
+from luthier.export.held_out import load_words
+from luthier.export.merge import Exported, comparison_of, load_base
 from luthier.export.origin import find_origin
 from luthier.methods._peft import by_pattern, patterns_for, whole_number
 
@@ -90,8 +90,7 @@ def make_portable(
     with new_folder(final, overwrite=overwrite, inputs=origin.inputs) as folder:
         model, _ = load_base(origin, "float32")
         trainable = load_adapter(model, origin.adapter)
-        rows, label = held_out_rows(origin, load_words(origin), vocabulary_of(model), texts, say)
-        comparison = comparison_of(model, rows, label)
+        comparison = comparison_of(model, origin, load_words(origin), texts, say)
         comparison.remember(model)
         with trainable.disabled():
             comparison.measure_base(model)

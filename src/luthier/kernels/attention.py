@@ -6,7 +6,7 @@
     plain     one masked softmax over the whole forest, in any floating type: what the others must equal
     CPU       C++ loops where they are built (`native_attention`), else blocks of queries in bfloat16 (`cpu_attention`)
               or one scaled-dot-product call a segment; no [T, T] mask exists
-    CUDA      one variable-length call (`kernels.varlen`), else as on the CPU
+    CUDA      one variable-length call (`kernels.varlen`), else one padded call of roots, else one call a segment
 
 Shapes: H query heads, K key heads (K divides H), T tokens, D head size, L own tokens, M visible tokens.
 """
@@ -128,6 +128,8 @@ def forest_attention(  # noqa: PLR0913 - the options of plain_attention
     if causal and query.device.type == "cpu" and query.dtype == torch.bfloat16 and not special and not dropout:
         # torch's own bfloat16 kernel is 1.1 to 1.9 times slower there, most of all on short segments.
         return cpu_attention(query, key, value, forest, scaling=scaling, window=sliding_window)
+    if query.is_cuda and forest.is_flat and not special and sliding_window is None:
+        return padded_attention(query, key, value, forest, scaling=scaling, causal=causal, dropout=dropout)
     lengths = forest.lengths()
     queries, keys, values = (x.split(lengths, 1) for x in (query, key, value))
     outputs = []
@@ -160,6 +162,53 @@ def forest_attention(  # noqa: PLR0913 - the options of plain_attention
             one = _sdpa(queries[segment], own_key, own_value, mask, scaling, dropout, causal)
         outputs.append(one)
     return torch.cat(outputs, 1) if len(outputs) > 1 else outputs[0]
+
+
+def padded_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    forest: Forest,
+    *,
+    scaling: float,
+    causal: bool,
+    dropout: float,
+) -> torch.Tensor:
+    """All roots as rows of one padded call: for a GPU where the variable-length one cannot run (dropout, float32).
+
+    BERT drops 10 % of its attention weights by default; one call a text would be 40 launches a layer for short texts.
+
+    Args:
+        query: [H, T, D].
+        key: [K, T, D].
+        value: [K, T, D].
+        forest: Roots only.
+        scaling: Factor of the scores.
+        causal: Whether a token sees its own past only.
+        dropout: Share of the weights that is dropped.
+    """
+    device, lengths = query.device, torch.tensor(forest.lengths(), device=query.device)
+    column = torch.arange(int(max(forest.lengths())), device=device)
+    real_NL = column < lengths[:, None]
+    index_NL = torch.tensor(forest.starts[:-1], device=device)[:, None] + column.minimum(
+        lengths[:, None] - 1
+    ).clamp_min(0)
+    index = index_NL.clamp_max(forest.num_tokens - 1).flatten()
+    queries, keys, values = (
+        x.index_select(1, index).unflatten(1, index_NL.shape).transpose(0, 1) for x in (query, key, value)
+    )
+    mask = real_NL[:, None, None] | ~real_NL[:, None, :, None]  # rows of padding see anything: no NaN in gradients
+    mask = mask & (column[:, None] >= column) if causal else mask
+    out = F.scaled_dot_product_attention(
+        queries,
+        keys,
+        values,
+        attn_mask=mask,
+        dropout_p=dropout,
+        scale=scaling,
+        enable_gqa=query.shape[0] != key.shape[0],
+    )
+    return out.transpose(0, 1)[:, real_NL]
 
 
 def _sdpa(

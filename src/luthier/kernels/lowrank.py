@@ -33,7 +33,7 @@ class LowRank(NamedTuple):
     """A frozen linear and its update.
 
     Attributes:
-        weight: Frozen, [N, K]; may be a transposed view (transformers' Conv1D).
+        weight: Frozen, [N, K]; may be a transposed view (transformers' Conv1D), or in few bits (`kernels.quantized`).
         bias: [N] or None; may train.
         lora_a: [r, K].
         lora_b: [N, r].

@@ -17,6 +17,7 @@ from torch import nn
 from luthier.core.errors import RecipeError
 from luthier.models.heads import HEADS, head_modules, unread
 from luthier.models.quantized import dense_
+from luthier.models.source_target import is_encoder_decoder, refuse_unread
 from luthier.models.targets import WORDS, ends_with, nearest
 from luthier.models.ties import tied_pair
 
@@ -106,6 +107,7 @@ def find_whole(model: nn.Module, words: Sequence[str], where: str = "method") ->
             raise RecipeError(key, received, "modules with weights", "remove it")
         found |= matched
     found |= set(head_modules(model))  # drawn anew or trained before, it has to learn what these labels are worth
+    refuse_unread(model, found, key)
     outer = {name for name in found if not inside(name.rpartition(".")[0], found)}
     return {name: module for name, module in modules.items() if name in outer}
 
@@ -142,6 +144,9 @@ def complete_pair(
         RecipeError: They are two matrices, or neither trains.
     """
     key = f"{where}.ensure_weight_tying"
+    if is_encoder_decoder(model):
+        received = "true, for an encoder-decoder: three modules or more have that matrix"
+        raise RecipeError(key, received, "a decoder", "leave it out, and name what is to train")
     pair = tied_pair(model)
     if pair is None:
         received = "true, but this model's head and embedding are two matrices"

@@ -94,7 +94,7 @@ class VeraLinear(LoraLinear):
     def lora_B(self) -> torch.Tensor:  # type: ignore[override]
         """B with both vectors on it, [N, r]."""
         shared = self.shared.on(self.weight.device)[1][: self.out_features]
-        return self.vera_lambda_b[:, None] * shared * self.vera_lambda_d
+        return shared * torch.outer(self.vera_lambda_b, self.vera_lambda_d)  # keeps two vectors, and no product
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The vectors by PEFT's names."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from luthier.core.errors import ModelError, RecipeError
+from luthier.models.heads import task_of_model
 from luthier.models.load import load_config
 from luthier.models.targets import Kind, find_targets, is_adaptable, kind_of, stacked_experts
 from luthier.models.tasks import auto_class, task_of
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from transformers import PretrainedConfig, PreTrainedModel
+
+    from luthier.core.tasks import Task
 
 # What families call the matrices that LoRA's authors adapted (queries and values), also where they are one matrix.
 _QUERY_VALUE: tuple[tuple[str, ...], ...] = (
@@ -100,6 +103,7 @@ class Anatomy:
     architecture: str
     model_type: str
     parameters: int
+    task: Task
     tied: bool
     r: int
     facts: dict[str, Any]
@@ -131,6 +135,7 @@ def dissect(name_or_path: str, r: int = 16, revision: str | None = None, trust_r
         architecture=type(model).__name__,
         model_type=config.model_type,
         parameters=total,
+        task=task_of_model(model),
         tied=tied_pair(model) is not None,
         r=r,
         facts=_facts(config),

@@ -39,13 +39,14 @@ class Asked:
 
 
 def encode_sources(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | Sequence[Mapping[str, str]]]
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | Sequence[Mapping[str, str]]], most: int | None = None
 ) -> list[list[int]]:
     """Sources as tokens, with the special tokens of the tokenizer, as in training.
 
     Args:
         tokenizer: The model's.
         prompts: Strings, or conversations of one user turn, in front of which a system prompt may stand.
+        most: Cut longer ones at their end to so many tokens, special ones included.
 
     Raises:
         DataError: A source is empty, or a conversation has several turns.
@@ -57,7 +58,7 @@ def encode_sources(
         text = prompt if isinstance(prompt, str) else _source(prompt, number)
         if not text.strip():
             raise DataError(f"prompt {number}", "no text", "a source to read", "write something")
-        found.append(list(tokenizer(text)["input_ids"]))
+        found.append(list(tokenizer(text, truncation=most is not None, max_length=most)["input_ids"]))
     return found
 
 

@@ -23,12 +23,22 @@ if TYPE_CHECKING:
     from luthier.kernels.quantized import Store
 
 # transformers' word for what quantised a checkpoint -> the packages by which it reads them.
-KINDS = {
+KINDS: dict[str, tuple[str, ...]] = {
     "bitsandbytes": ("bitsandbytes", "accelerate"),
     "compressed-tensors": ("compressed_tensors",),
     "gptq": (),  # read here: `models.packed`
     "awq": (),
 }
+# Those that transformers makes dense while it reads them: experts in one parameter, numbers that only some GPUs have.
+DENSE_AGAIN = {"mxfp4": "Mxfp4Config", "fp8": "FineGrainedFP8Config"}
+KINDS |= dict.fromkeys(DENSE_AGAIN, ())
+
+
+def dense_words(kind: str) -> Any:
+    """What tells transformers to make a checkpoint of a `DENSE_AGAIN` kind dense."""
+    import transformers
+
+    return getattr(transformers, DENSE_AGAIN[kind])(dequantize=True)
 
 
 def store_of(module: nn.Module) -> Store | None:

@@ -43,7 +43,7 @@ def packed_words(told: Any, where: str) -> dict[str, Any]:
     """
     given = dict(told if isinstance(told, dict) else told.to_dict())
     layout, bits = str(given.get("quant_method")), given.get("bits")
-    variant = given.get("checkpoint_format", "gptq") if layout == "gptq" else given.get("version", "gemm")
+    variant = given.get("checkpoint_format") or "gptq" if layout == "gptq" else given.get("version") or "gemm"
     known = {"gptq": ("gptq", "gptq_v2"), "awq": ("gemm",)}[layout]
     if variant not in known or bits not in ((4, 8) if layout == "gptq" else (4,)):
         received = f"a {layout} checkpoint of {bits} bits in the layout {variant!r}"

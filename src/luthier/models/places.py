@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -64,20 +64,37 @@ class Places:
         special: set[str] = found & {"head", "embedding", "norm"}
         return special or found - {"other"}
 
-    def _layer(self, name: str, where: str) -> int | None:
-        """The layer a parameter stands in."""
-        layers, _ = find_layers(self.trainable.model, where)
-        for path in self._paths[name]:
-            if path.startswith(f"{layers}."):
-                return int(path[len(layers) + 1 :].split(".")[0])
+    def _stacks(self, where: str) -> list[tuple[str, int, str]]:
+        """Name and length of each list of layers, from the lowest, and what it is called where there are two."""
+        model: Any = self.trainable.model
+        if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+            return [(*find_layers(model, where), "")]
+        names = {id(module): name for name, module in self._modules.items()}
+        found = []
+        for stack, called in ((model.get_encoder(), "encoder "), (model.get_decoder(), "decoder ")):
+            name, count = find_layers(stack, where)
+            found.append((f"{names[id(stack)]}.{name}", count, called))
+        return found
+
+    def _layer(self, name: str, where: str) -> tuple[int, int, str] | None:
+        """The layer a parameter stands in: its number in its stack, from below in all of them, and its stack's word."""
+        below = 0
+        for layers, count, called in self._stacks(where):
+            for path in self._paths[name]:
+                if path.startswith(f"{layers}."):
+                    number = int(path[len(layers) + 1 :].split(".")[0])
+                    return number, below + number, called
+            below += count
         return None
 
     def depth(self, name: str, where: str) -> tuple[int, str]:
         """How many times layer-wise decay falls on a parameter, and what that depth is called."""
-        layer, (_, count) = self._layer(name, where), find_layers(self.trainable.model, where)
+        layer, count = self._layer(name, where), sum(count for _, count, _ in self._stacks(where))
         if layer is not None:
-            return count - layer, f"layers[{layer}]"
-        if "embedding" in self._kinds[name]:  # a tied matrix is one: its place is below all layers
+            return count - layer[1], f"{layer[2]}layers[{layer[0]}]"
+        kinds = self._kinds[name]
+        beside = "head" not in kinds and any("embed" in path for path in self._paths[name])  # norms of embeddings
+        if "embedding" in kinds or beside:  # a tied matrix is one: its place is below all layers
             return count + 1, "embeddings"
         return 0, "head"  # and the norm before it
 
@@ -103,10 +120,10 @@ class Places:
         return [name for name in self.parameters if name in found]
 
     def _in_layers(self, first: int, last: int, word: str, where: str) -> set[str]:
-        _, count = find_layers(self.trainable.model, where)
+        count = max(count for _, count, _ in self._stacks(where))
         if not first <= last < count:
             raise RecipeError(where, word, f"layers[0] to layers[{count - 1}], or layers[0-{count - 1}]", "correct it")
-        return {name for name in self.parameters if (n := self._layer(name, where)) is not None and first <= n <= last}
+        return {name for name in self.parameters if (n := self._layer(name, where)) and first <= n[0] <= last}
 
     def _by_pattern(self, word: str, where: str) -> set[str]:
         try:

@@ -28,6 +28,7 @@ _OBJECTIVES: dict[Task, str] = {
     "TOKEN_CLS": "token_classification",
     "QUESTION_ANS": "question_answering",
     "FEATURE_EXTRACTION": "contrastive",
+    "SEQ_2_SEQ_LM": "sft",
 }
 
 

@@ -24,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from luthier.core.errors import MissingExtra, ModelError, RecipeError
 from luthier.kernels.quantized import Quantized
-from luthier.models.libraries import KINDS, store_of
+from luthier.models.libraries import DENSE_AGAIN, KINDS, dense_words, store_of
 from luthier.models.packed import PACKED, packed_words
 from luthier.models.values import value_head
 
@@ -61,8 +61,10 @@ def loading_words(model: Model, config: PretrainedConfig, task_class: Any, whole
             received = f"quantization: {model.quantization}, and a checkpoint that is quantised already ({kind})"
             raise ModelError(where, received, "one of them", "leave model.quantization out, or name the 16-bit model")
         _check_packages(kind, where)
+        if kind in DENSE_AGAIN:
+            return {"quantization_config": dense_words(kind)}
         if kind in PACKED:
-            config.quantization_config = packed_words(config.quantization_config, where)
+            config.quantization_config = packed_words(_told(config), where)
             return {}
         return place if kind == "bitsandbytes" else {}
     if model.quantization == "none":
@@ -85,9 +87,14 @@ def loading_words(model: Model, config: PretrainedConfig, task_class: Any, whole
 
 def checkpoint_kind(config: PretrainedConfig) -> str | None:
     """What a checkpoint was quantised by, in transformers' words; None where it was not."""
-    told = getattr(config, "quantization_config", None)
-    told = told if isinstance(told, dict) or told is None else told.to_dict()
+    told = _told(config)
     return None if told is None else str(told.get("quant_method", "unknown"))
+
+
+def _told(config: PretrainedConfig) -> dict[str, Any] | None:
+    text = config.get_text_config()  # of a multimodal model, the decoder alone may be quantised
+    told: Any = getattr(config, "quantization_config", None) or getattr(text, "quantization_config", None)
+    return told if isinstance(told, dict) or told is None else told.to_dict()
 
 
 def _check_packages(kind: str, where: str) -> None:

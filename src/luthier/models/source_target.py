@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from luthier.core.errors import ModelError
+from luthier.core.errors import ModelError, RecipeError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -20,6 +22,27 @@ ALLOWED = "an encoder-decoder of text (T5, mT5, UMT5, BART, mBART, Pegasus, Mari
 def is_encoder_decoder(model: nn.Module) -> bool:
     """Whether a model reads a source and writes a target."""
     return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
+def refuse_unread(model: nn.Module, names: Collection[str], key: str) -> None:
+    """Refuse modules that no text runs through: `shared` holds the embeddings' matrix, each stack has a module of it.
+
+    Args:
+        model: Any; only an encoder-decoder has such modules.
+        names: What is to train.
+        key: The recipe key that errors name.
+
+    Raises:
+        RecipeError: One of them is such a module: what trains there would change nothing.
+    """
+    if not is_encoder_decoder(model):
+        return
+    stacks: Any = model
+    read = {id(m) for stack in (stacks.get_encoder(), stacks.get_decoder()) for m in stack.modules()}
+    read.add(id(stacks.get_output_embeddings()))
+    if unread := next((name for name in names if id(model.get_submodule(name)) not in read), None):
+        received = f"{unread}, which nothing reads: encoder and decoder have modules of their own for its matrix"
+        raise RecipeError(key, received, "modules that text runs through", "name embed_tokens, or lm_head")
 
 
 def refuse_languages(tokenizer: PreTrainedTokenizerBase) -> None:

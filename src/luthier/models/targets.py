@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from luthier.core.errors import RecipeError
 from luthier.models.heads import unread
-from luthier.models.source_target import is_encoder_decoder
+from luthier.models.source_target import is_encoder_decoder, refuse_unread
 from luthier.models.ties import head_of
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ def find_targets(
             found |= _by_pattern(tree, word)
         else:
             found |= _by_ending(tree, word)
+    refuse_unread(model, found, key)
     return {name: module for name, module in modules.items() if name in found}
 
 

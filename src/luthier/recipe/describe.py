@@ -97,6 +97,8 @@ def _kind(schema: dict[str, Any], field: dict[str, Any]) -> str:
     if "prefixItems" in field:  # so many values, each of its own kind
         return f"list of {len(field['prefixItems'])}: {', '.join(_kind(schema, one) for one in field['prefixItems'])}"
     if field["type"] == "array":
+        if "prefixItems" in field:
+            return f"list of {' and '.join(_kind(schema, item) for item in field['prefixItems'])}"
         return f"list of {_kind(schema, field['items'])}"
     if field["type"] == "object":
         return "mapping"

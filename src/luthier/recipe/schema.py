@@ -88,11 +88,11 @@ class Data(Section):
     max_length: Annotated[int, Field(ge=8)] = 1024
     """Tokens of one example at most; longer ones are treated as `truncation` says, and counted."""
     max_prompt_length: Annotated[int, Field(ge=2)] | None = None
-    """Prompt tokens of judged rows at most; null: as many as `max_length` leaves beside the longest answer."""
+    """Tokens of a judged row's prompt, or of a source, at most; null: what `max_length` leaves beside the answer."""
     truncation: Literal["right", "refuse"] = "right"
     """Cut the end of a row that is too long (with judged answers: the start of their prompt), or refuse the row."""
     packing: bool = True
-    """Lay several examples into one bin of `max_length` tokens, unseen by each other; judged rows are never packed."""
+    """Lay several examples into one bin of `max_length` tokens, unseen by each other; never judged rows or pairs."""
     share_prompts: bool = True
     """Compute a prompt once for all its judged answers; false: once for each, as other trainers do."""
     loss_on: Literal["assistant", "last", "all"] = "assistant"
@@ -200,7 +200,7 @@ class Train(Section):
     max_steps: Annotated[int, Field(ge=-1)] = -1
     """Optimiser steps; -1 means `num_train_epochs` decides."""
     per_device_train_batch_size: Positive = 8
-    """Bins of `max_length` tokens in a micro-batch (with packing), or examples (without; a judged row is one)."""
+    """Bins of `max_length` tokens in a micro-batch (with packing), or examples; a judged row or a pair is one."""
     gradient_accumulation_steps: Positive = 1
     """Micro-batches of an optimiser step; the loss is normalised over all of them."""
     per_device_eval_batch_size: Positive = 8

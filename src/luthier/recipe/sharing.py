@@ -18,7 +18,7 @@ def why_alone(recipe: Recipe) -> str | None:
     method = registry.get("methods", recipe.method["name"])
     if not getattr(method, "SHARES_BASE", False):
         return f"method {recipe.method['name']} {getattr(method, 'ALONE', 'trains the base itself')}"
-    if (task := task_of(recipe)) != "CAUSAL_LM":
+    if (task := task_of(recipe)) not in ("CAUSAL_LM", "SEQ_2_SEQ_LM"):
         return f"task {task} gives the model another head"
     if recipe.train.torch_compile:
         return "train.torch_compile is on"

@@ -16,7 +16,8 @@ MOODS = [{"text": f"a test of {word}", "label": label} for word, label in (("nin
 PAIRS = [{"sentence1": "nina lives", "sentence2": "in rome", "label": n % 3} for n in range(6)]
 
 
-def made(rows, write, tokenizer=None, *, which="train", held_out=(), labels=None, problem=None, **keys):
+def made(rows, write, tokenizer=None, *, which="train", held_out=(), labels=None, problem=None, names=(), **keys):
+    keys |= {"labels": names}
     given = {"eval": write(*held_out, name="eval.jsonl")} if held_out else {}
     data = Data(train=write(*rows), **given, **({"refused_tolerance": 0.9} | keys))
     return prepare(data, tokenizer or bert(), which=which, kind="labelled", labels=labels, problem=problem)
@@ -109,6 +110,8 @@ def test_rows_to_evaluate_on_have_the_labels_of_the_training_rows(write):
 def test_one_label_is_nothing_to_learn(write):
     with pytest.raises(DataError, match=r"every row is labelled 'a'; two labels or more"):
         made([{"text": "x", "label": "a"}] * 3, write)
+    with pytest.raises(DataError, match=r"data\.labels: one name, 'a'; two or more"):
+        made(MOODS, write, names=("a",))
 
 
 def test_too_long_rows_are_cut_or_refused(write):
@@ -130,7 +133,8 @@ def test_texts_without_a_token_are_refused(write):
 @pytest.mark.parametrize("problem", [None, "regression"])
 def test_labels_and_problem_are_part_of_the_key(write, problem):
     rows = [{"text": "a", "label": n} for n in (2, 1)]
-    one, other = made(rows, write), made(rows, write, problem=problem)
+    words = bert()
+    one, other = made(rows, write, words), made(rows, write, words, problem=problem)
     assert (one.digest() == other.digest()) is (problem is None)
 
 
@@ -165,3 +169,19 @@ def test_short_texts_are_packed(write):
     assert max(sizes) <= 64
     assert sum(sizes) == int(np.sum(found.rows.lengths))
     assert batches.total_steps < 12
+
+
+def test_a_store_has_the_arrays_that_its_rows_need(write):
+    alone, pairs = made(MOODS, write), made(PAIRS, write)
+    assert [set(found.rows.stores[0].told) for found in (alone, pairs)] == [{"targets"}, {"targets", "types"}]
+    assert set(made(PAIRS, write, roberta()).rows.stores[0].told) == {"targets"}
+    assert alone.rows.stores[0].branches == {}
+
+
+def test_the_digest_covers_labels(write):
+    words = bert()  # two of them may number their pieces differently
+    one = made(MOODS, write, words)
+    other = made([row | {"label": "ab"[row["label"] == "a"]} for row in MOODS], write, words)
+    renamed = made([row | {"label": {"a": "c", "b": "d"}[row["label"]]} for row in MOODS], write, words)
+    assert len({found.digest() for found in (one, other, renamed)}) == 3
+    assert made(MOODS, write, words).digest() == one.digest()

@@ -136,3 +136,19 @@ def test_a_file_that_changed_is_told(write):
     write(row("Nina", context="Nina was here"))
     with pytest.raises(DataError, match="other rows than when its tokens were made"):
         list(originals(found))
+
+
+@pytest.mark.parametrize("answer", ["Rome", "Nina lives", "The painter", "unhappy"])
+def test_decoders_of_every_kind_find_the_answer(write, any_tokenizer, answer):
+    found = made([row(answer)], write, any_tokenizer)
+    [original] = originals(found)
+    assert answer in original.span(0, *map(int, found.rows.tree(0).targets))
+    assert len(original.span(0, *map(int, found.rows.tree(0).targets))) <= len(answer) + 4
+
+
+def test_tags_of_decoders_of_every_kind(write, any_tokenizer):
+    words = "Nina lives in Rome , 日本 🐈 (1990)".split()
+    file = write({"tokens": words, "tags": list("abcdefgh")})
+    found = prepare(Data(train=file), any_tokenizer, which="train", kind="tagged")
+    labels = found.rows.tree(0).segments[0].labels
+    assert [found.labels.names[label] for label in labels if label >= 0] == list("abcdefgh")

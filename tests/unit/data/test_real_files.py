@@ -6,9 +6,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.unit.data.encoders import bert, t5
 
 from luthier.core.errors import DataError
+from luthier.data import prepare
+from luthier.data.originals import originals
 from luthier.data.pack import best_fit, fill
+from luthier.recipe.schema import Data
 
 HERE = Path(__file__)
 SHARED = next((folder / "shared" for folder in HERE.parents[3:] if (folder / "shared" / "data").is_dir()), HERE)
@@ -76,3 +80,42 @@ def test_published_judgments(qwen, prepared, path, format_, rows, kept, answers,
     assert account.read == account.kept + account.refused_rows
     tree = found.rows.tree(len(found.rows) - 1)
     assert [segment.scored.any() for segment in tree.segments] == [False, *[True] * (len(tree.segments) - 1)]
+
+
+# rows that are read and not written, and how many of them are kept
+READ = [
+    ("seqcls/sst2_train.csv", "labelled", {}, 6920, 6920),
+    ("seqcls/sst2_dev.csv", "labelled", {}, 872, 872),
+    ("seqcls/banking77_train.csv", "labelled", {}, 10003, 10003),
+    ("ner/wnut17_train.conll", "tagged", {}, 3394, 3394),
+    ("ner/wnut17_dev.conll", "tagged", {}, 1009, 1009),
+    ("qa/xquad.en.json", "question", {}, 1190, 1190),
+    ("qa/cmrc2018_trial.json", "question", {}, 1002, 995),
+    ("sts/stsb_en_dev.csv", "texts", {"sentence1": 0, "sentence2": 1, "score": 2}, 1500, 1500),
+    ("sts/stsb_en_train_2500.csv", "texts", {"sentence1": 0, "sentence2": 1, "score": 2}, 2500, 2500),
+    ("sts/stsb_zh_train_1000.csv", "labelled", {"text": 0, "pair": 1, "labels": 2}, 1000, 1000),
+]
+SOURCES = [
+    ("seq2seq/scitldr_a_train400.jsonl", {}, 400),
+    ("seq2seq/scitldr_a_dev120.jsonl", {}, 120),
+    ("seq2seq/tatoeba_en_zh_4500.tsv", {"source": 0, "target": 1}, 4500),
+]
+
+
+@pytest.mark.parametrize(("path", "kind", "columns", "rows", "kept"), READ, ids=[x[0] for x in READ])
+def test_published_rows_that_are_read(path, kind, columns, rows, kept):
+    data = Data(train=[{"path": str(DATA / path), "columns": columns}], max_length=512, doc_stride=64)
+    found = prepare(data, bert(), which="train", kind=kind)
+    account = found.ledger.accounts[0]
+    assert (account.read, account.kept) == (rows, kept)
+    assert account.kept + account.refused_rows == account.read
+    assert len(found.rows) == account.windows
+
+
+@pytest.mark.parametrize(("path", "columns", "rows"), SOURCES, ids=[x[0] for x in SOURCES])
+def test_published_sources_and_targets(path, columns, rows):
+    data = Data(train=[{"path": str(DATA / path), "columns": columns}], max_length=2048)
+    found = prepare(data, t5(), which="train", kind="plain", task="SEQ_2_SEQ_LM")
+    assert found.ledger.accounts[0].kept == rows
+    references = [original.references for original in originals(found)]
+    assert (max(map(len, references)) > 1) is ("dev" in path)

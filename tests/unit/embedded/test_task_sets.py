@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from luthier.core.tasks import Labelled, Question, Tagged, Texts
 from luthier.core.types import Conversation
@@ -41,6 +42,11 @@ def generator() -> ModuleType:
     return tasks
 
 
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return load_tokenizer("embedded-tiny")
+
+
 def rows(name: str, split: str) -> list[dict]:
     return [json.loads(line) for line in (SETS / f"{name}_{split}.jsonl").read_text("utf-8").splitlines()]
 
@@ -60,11 +66,12 @@ def test_no_test_row_was_trained_on(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_every_row_is_kept(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_every_row_is_kept(
+    name: str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("LUTHIER_HOME", str(tmp_path))
     kind, made = KINDS[name]
     data = Data(train=f"embedded:{name}_train", eval=f"embedded:{name}_test")
-    tokenizer = load_tokenizer("embedded-tiny")
     train = prepare(data, tokenizer, which="train", kind=kind)
     held_out = prepare(data, tokenizer, which="eval", kind=kind, labels=train.labels)
     for prepared, split in ((train, "train"), (held_out, "test")):

@@ -34,6 +34,8 @@ def test_pairs_are_those_that_are_visible():
         [Tree(segments=(some(5), some(3), some(4), some(2)), parents=(-1, 0, 0, 1)), Tree(segments=(some(7),))]
     )
     assert forest.num_pairs == int(visible(forest).sum())
+    if forest.is_flat:  # what an encoder sees
+        assert 2 * forest.num_pairs - forest.num_tokens == int(visible(forest, causal=False).sum())
 
 
 def test_a_token_runs_through_its_experts_alone():

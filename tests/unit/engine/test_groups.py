@@ -4,17 +4,20 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
 from tests.runs import bits, stop_before, tree
 from tests.tiny import tiny
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
 import luthier
 from luthier.core import registry
 from luthier.core.errors import RecipeError
 from luthier.engine.groups import resolve_groups, say_groups, table
 from luthier.engine.optim import build_optimizer, set_learning_rate
+from luthier.methods import full
 from luthier.recipe import load_recipe
 from luthier.run import preview
 
@@ -133,6 +136,34 @@ def test_layer_decay(family):
         place = 3 if any(word in name for word in ("embed_tokens", "wte", "wpe")) else 0
         place = {".0.": 2, ".1.": 1}.get(next((k for k in (".0.", ".1.") if k in name), ""), place)
         assert rate == RATE * 0.5**place, name
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_the_encoders_layers_lie_below_the_decoders(kind):
+    config = {"t5": {"d_model": 16, "d_ff": 16, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 2, "d_kv": 8}}
+    sizes = {"encoder_layers": 3, "decoder_layers": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    config["bart"] = {"d_model": 16, "encoder_attention_heads": 2, "decoder_attention_heads": 2, **sizes}
+    model = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(kind, vocab_size=20, **config[kind]))
+    trainable = full.apply(model, full.Config())
+    found = rates(optim_of(layer_decay=0.5), trainable)
+    for name, (rate, _) in found.items():
+        place = re.search(r"(encoder|decoder)\.(?:block|layers)\.(\d)", name)
+        steps = (2 if place[1] == "decoder" else 5) - int(place[2]) if place else 6 if "shared" in name else None
+        assert steps is None or rate == RATE * 0.5**steps, name
+    both = chosen("layers[1]", trainable)
+    assert {re.search("encoder|decoder", name)[0] for name in both} == {"encoder", "decoder"}
+    assert {re.search("encoder|decoder", name)[0] for name in chosen("layers[2]", trainable)} == {"encoder"}
+
+
+def test_the_norm_of_embeddings_is_with_them():
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    config = AutoConfig.for_model("bert", vocab_size=20, **sizes)
+    trainable = full.apply(AutoModelForSequenceClassification.from_config(config), full.Config())
+    found = rates(optim_of(layer_decay=0.5), trainable)
+    assert {name for name, (rate, _) in found.items() if rate == RATE * 0.5**3} == {
+        name for name in found if name.startswith("bert.embeddings.")
+    }
+    assert {name.split(".")[-2] for name, (rate, _) in found.items() if rate == RATE} == {"dense", "classifier"}
 
 
 def test_layer_decay_against_sgd_in_float64():

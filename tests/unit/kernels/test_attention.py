@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.kernels.forests import forests, grow
 
-from luthier.kernels.attention import forest_attention, plain_attention, visible
+from luthier.kernels.attention import forest_attention, padded_attention, plain_attention, visible
 from luthier.kernels.cpu_attention import cpu_attention
 from luthier.kernels.forest import Forest
 
@@ -85,6 +85,19 @@ def test_the_blockwise_form_takes_any_tree(forest: Forest, window: int | None) -
     got = cpu_attention(*inputs, forest, scaling=0.4, window=window)
     torch.testing.assert_close(got, _plain(inputs, forest, {"sliding_window": window}), atol=1e-12, rtol=0)
     assert all(grad.isfinite().all() for grad in torch.autograd.grad(got.sum(), inputs))
+
+
+@given(lengths=st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(any), causal=st.booleans())
+def test_the_padded_form_takes_any_roots(lengths: list[int], causal: bool) -> None:
+    forest = grow(*(((length,), (-1,)) for length in lengths))
+    inputs = _inputs(forest)
+    got = padded_attention(*inputs, forest, scaling=0.4, causal=causal, dropout=0.0)
+    wanted = _plain(inputs, forest, {"causal": causal})
+    torch.testing.assert_close(got, wanted, atol=1e-12, rtol=0)
+    above = torch.randn_like(wanted)
+    pairs = zip(torch.autograd.grad(got, inputs, above), torch.autograd.grad(wanted, inputs, above), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, atol=1e-11, rtol=0)
 
 
 @pytest.mark.parametrize("name", OPTIONS)

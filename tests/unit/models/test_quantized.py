@@ -145,7 +145,7 @@ def test_a_checkpoint_in_codes_stays_as_it_is(tiny_llama, tmp_path):
     [
         ("bitsandbytes", "a bitsandbytes checkpoint, and no package 'bitsandbytes'; .*pip install bitsandbytes accel"),
         ("compressed-tensors", "a compressed-tensors checkpoint, and no package 'compressed_tensors'"),
-        ("hqq", "a checkpoint quantised by hqq; 16 or 32 bits, or bitsandbytes, compressed-tensors, gptq, awq"),
+        ("hqq", "a checkpoint quantised by hqq; 16 or 32 bits, or bitsandbytes, compressed-tensors, gptq, awq, mx"),
     ],
 )
 def test_checkpoints_that_nothing_here_can_read(tiny_llama, tmp_path, monkeypatch, kind, text):

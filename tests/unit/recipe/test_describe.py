@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from luthier.core import registry
 from luthier.recipe import describe
@@ -34,3 +35,10 @@ def test_every_key_has_a_meaning():
     rows = [line for line in describe.tables().splitlines() if line.startswith("| `")]
     assert len(rows) > 40
     assert [row for row in rows if row.endswith("|  |")] == []
+
+
+def test_a_list_of_so_many():
+    class Config(BaseModel):
+        score_range: tuple[float, int] = (0.0, 5)
+
+    assert [key["values"] for key in describe.keys_of(Config)] == ["list of number and whole number"]
