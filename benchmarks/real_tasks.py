@@ -28,7 +28,7 @@ from luthier.recipe.schema import Source
 HEADS = {"SEQ_CLS": "classifier", "TOKEN_CLS": "classifier", "QUESTION_ANS": "qa_outputs"}
 LORA = {"name": "lora", "r": 16, "lora_alpha": 32, "lora_dropout": 0.1, "target_modules": "all-linear"}
 POOLED = LORA | {"modules_to_save": ["pooler"]}  # a sentence encoder's own was never trained
-SCORED = {"sentence1": "0", "sentence2": "1", "score": "2"}
+SCORED = {"sentence1": 0, "sentence2": 1, "score": 2}
 
 
 def rows_of(args: argparse.Namespace, scratch: Path) -> dict[str, dict[str, Any]]:
