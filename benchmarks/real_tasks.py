@@ -26,8 +26,9 @@ from luthier.evaluate.trained import evaluate_task, open_reader
 from luthier.recipe.schema import Source
 
 HEADS = {"SEQ_CLS": "classifier", "TOKEN_CLS": "classifier", "QUESTION_ANS": "qa_outputs"}
-LORA = {"name": "lora", "r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
-SCORED = {"sentence1": "0", "sentence2": "1", "score": "2"}
+LORA = {"name": "lora", "r": 16, "lora_alpha": 32, "lora_dropout": 0.1, "target_modules": "all-linear"}
+POOLED = LORA | {"modules_to_save": ["pooler"]}  # a sentence encoder's own was never trained
+SCORED = {"sentence1": 0, "sentence2": 1, "score": 2}
 
 
 def rows_of(args: argparse.Namespace, scratch: Path) -> dict[str, dict[str, Any]]:
@@ -44,7 +45,7 @@ def rows_of(args: argparse.Namespace, scratch: Path) -> dict[str, dict[str, Any]
             "held": {"path": str(data / "seqcls/sst2_dev.csv")},
             "task": "SEQ_CLS",
             "epochs": 3,
-            "rate": 5e-4,
+            "rate": 1e-3,
         },
         "banking77": {"train": banking[0], "held": banking[1], "task": "SEQ_CLS", "epochs": 4, "rate": 1e-3},
         "wnut17": {
@@ -60,7 +61,7 @@ def rows_of(args: argparse.Namespace, scratch: Path) -> dict[str, dict[str, Any]
             "held": {"path": str(data / "sts/stsb_en_dev.csv"), **sts},
             "task": "FEATURE_EXTRACTION",
             "objective": {"name": "cosine", "score_range": [0, 5]},
-            "epochs": 2,
+            "epochs": 0.5,
             "rate": 2e-4,
         },
     }
@@ -146,7 +147,8 @@ def main() -> None:
                 alone = {"name": "freeze", "unfrozen_parameters": [HEADS[told["task"]]]}
                 lines.append(line(task, "head alone", *trained(args.model, probe, alone, scratch / f"{task}-probe")))
             print(lines[-1], flush=True)
-            lines.append(line(task, "lora r=16", *trained(args.model, told, LORA, scratch / task)))
+            method = POOLED if told["task"] == "SEQ_CLS" else LORA
+            lines.append(line(task, "lora r=16", *trained(args.model, told, method, scratch / task)))
             print(lines[-1], f"({time.perf_counter() - begun:.0f} s in all)", flush=True)
     if args.out:
         head = "task       method     first metric [95 % interval]  CPU     all metrics"
