@@ -152,10 +152,14 @@ def _ordered(dense: torch.Tensor, store: Blocks) -> torch.Tensor:
 
 def theirs_blocks(store: Blocks, dtype: torch.dtype) -> torch.Tensor:
     """The same by bitsandbytes, whose kernels are the fast ones on GPUs."""
-    import bitsandbytes  # noqa: F401 - it registers the operation
+    import bitsandbytes  # noqa: F401 - it registers the operations
 
-    find: Any = torch.ops.bitsandbytes.dequantize_4bit
-    found: torch.Tensor = find(store.codes, store.scales(), store.block, store.kind, store.shape, dtype)
+    theirs: Any = torch.ops.bitsandbytes
+    scales = store.absmax
+    if store.levels is not None:
+        scales = theirs.dequantize_blockwise(scales, store.outer, store.levels, store.group, torch.float32)
+        scales = scales + store.offset
+    found: torch.Tensor = theirs.dequantize_4bit(store.codes, scales, store.block, store.kind, store.shape, dtype)
     return found
 
 

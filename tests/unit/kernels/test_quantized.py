@@ -189,3 +189,20 @@ def test_bitsandbytes_makes_the_same_of_its_codes(kind, nested, dtype):
     state.dtype = dtype
     assert torch.equal(store.dense(dtype), functional.dequantize_4bit(codes, state))
     assert torch.equal(store.dense(dtype), theirs_blocks(replace(store, kind=kind), dtype)), "the way of GPUs"
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["", "nf4"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_gpu_reads_the_same_numbers(kind, nested):
+    if kind:
+        pytest.importorskip("bitsandbytes")
+    store = replace(blocks(96, 128, nested), kind=kind)
+    for dtype in TYPES:
+        there = store.to(torch.device("cuda")).dense(dtype).cpu()
+        torch.testing.assert_close(
+            there, store.dense(dtype), rtol=2**-8 if dtype == torch.bfloat16 else 1e-6, atol=1e-7
+        )
+    rows = eight_bits(torch.randn(48, 32))
+    torch.testing.assert_close(rows.to(torch.device("cuda")).dense(torch.float32).cpu(), rows.dense(torch.float32))
