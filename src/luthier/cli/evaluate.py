@@ -4,7 +4,8 @@
 MODEL is a run folder, an adapter, a transformers folder, a hub name or `embedded`. A suite is one of the shipped names
 (embedded, embedded-dev, embedded-math, embedded-preference) or a JSONL file with prompt and answer in each row. --data
 is for models that label texts or words, answer from contexts or give vectors: a file as in `data.eval`, judged by the
-task's own metrics with a 95 % interval. `luthier evaluate runs/sst --data sst2_dev.csv`
+task's own metrics with a 95 % interval. `luthier evaluate runs/sst --data sst2_dev.csv`, or as in a recipe:
+`--data "{path: sts.csv, format: pairs, columns: {sentence1: 0, sentence2: 1, score: 2}}"`
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ def main(  # noqa: PLR0913 - each is an option
     suite: Annotated[
         list[str] | None, typer.Option(help="Suite name or JSONL file; may be given several times.")
     ] = None,
-    data: Annotated[list[str] | None, typer.Option(help="File of labelled rows; may be given several times.")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="File of labelled rows, or a source as in a recipe; may be given several times."),
+    ] = None,
     items: Annotated[int | None, typer.Option(min=1, help="Only the first so many items.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder for predictions-SUITE.jsonl.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Items generated at a time.")] = 100,
@@ -69,13 +73,14 @@ def _suites(
 def _tasks(model: str, data: list[str], items: int | None, output: Path | None, as_json: bool) -> dict[str, Any]:
     from luthier.evaluate.samples import read_samples
     from luthier.evaluate.trained import evaluate_task, open_reader
-    from luthier.recipe.schema import Source
+    from luthier.recipe import source_of
     from luthier.run import load
 
+    sources = [source_of(word, "--data") for word in data]
     reader = open_reader(*load(model), Path(model))
     scores = {}
-    for path in data:
-        found = evaluate_task(reader, read_samples(Source(path=path), reader.kind, items))
+    for source in sources:
+        found = evaluate_task(reader, read_samples(source, reader.kind, items))
         scores[found.suite] = found.to_json()
         _keep(found, output, found.suite)
         one, rows = found.estimate, f"{len(found.predictions)} rows"

@@ -2,7 +2,7 @@
 """One run, fully described: typed, strict, immutable, fingerprinted. No torch here."""
 
 from luthier.recipe.fingerprint import fingerprint
-from luthier.recipe.load import Resolved, entry_config, load_recipe, resolve
+from luthier.recipe.load import Resolved, entry_config, load_recipe, resolve, source_of
 from luthier.recipe.schema import Data, Model, Optim, Recipe, Source, Train
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "fingerprint",
     "load_recipe",
     "resolve",
+    "source_of",
 ]

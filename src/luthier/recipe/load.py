@@ -15,7 +15,7 @@ from luthier.core.errors import RecipeError
 from luthier.recipe import foreign, rules
 from luthier.recipe.fingerprint import fingerprint, flat
 from luthier.recipe.override import parse_override, put
-from luthier.recipe.schema import Recipe
+from luthier.recipe.schema import Recipe, Source
 from luthier.recipe.tasks import default_objective
 from luthier.recipe.text import one_line
 from luthier.recipe.text import read_yaml as read_yaml  # studies read their file in the same way
@@ -179,6 +179,28 @@ def entry_config(kind: str, given: dict[str, Any]) -> BaseModel:
     """
     config: type[BaseModel] = registry.get(FOLDERS[kind], str(given["name"]), f"{kind}.name").Config
     return _validate(config, {k: v for k, v in given.items() if k != "name"}, kind)
+
+
+def source_of(word: str, where: str) -> Source:
+    """Read one source as a command's option names it: a path, or the mapping that a recipe would hold.
+
+    Args:
+        word: `rows.csv`, or `{path: rows.csv, columns: {text: 0, label: 1}}`.
+        where: The option, for messages.
+
+    Raises:
+        RecipeError: It begins a mapping and is none of a source.
+
+    Example:
+        >>> source_of("{path: rows.csv, columns: {text: 0}}", "--data").columns
+        {'text': 0}
+    """
+    if not word.lstrip().startswith("{"):
+        return Source(path=word)
+    tree = parse_override(f"{where}={word}")[1]
+    if not isinstance(tree, dict):
+        raise RecipeError(where, word, "a path, or {path: ..., columns: {...}}", "close its braces and quotes")
+    return _validate(Source, tree, where)
 
 
 def _plain(value: Any) -> Any:

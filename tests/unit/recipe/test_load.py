@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import RecipeError
-from luthier.recipe import Data, Model, Optim, Recipe, Train, load_recipe
+from luthier.recipe import Data, Model, Optim, Recipe, Train, load_recipe, source_of
 from luthier.recipe.fingerprint import WITHOUT_EFFECT
 
 TEXT = """
@@ -135,3 +135,22 @@ def test_the_fingerprint_stays_what_it_is():
 def test_a_recipe_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         load_recipe(BARE).recipe.seed = 3
+
+
+def test_a_source_on_the_command_line_is_a_path_or_a_mapping():
+    assert source_of("rows.csv", "--data").path == "rows.csv"
+    told = source_of("{path: rows.csv, format: pairs, columns: {sentence1: 0, score: grade}}", "--data")
+    assert (told.format, told.columns) == ("pairs", {"sentence1": 0, "score": "grade"})
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("{path: a", r"--data: \{path: a; a path, or \{path"),
+        ("{pth: a}", "--data.pth: unknown key; did you mean 'path'"),
+        ("{path: a, columns: 3}", "--data.columns: received 3"),
+    ],
+)
+def test_a_source_that_is_none_is_told(word, said):
+    with pytest.raises(RecipeError, match=said):
+        source_of(word, "--data")
