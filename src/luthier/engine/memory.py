@@ -16,7 +16,7 @@ import torch
 
 from luthier.core.errors import RecipeError
 from luthier.core.types import Segment, Tree
-from luthier.engine.optim import state_bytes
+from luthier.engine.optim import moved_numbers, optimizer_bytes, state_bytes
 from luthier.engine.regional import decoder_layers
 from luthier.engine.rounding import transient
 from luthier.kernels.forest import plant
@@ -115,6 +115,7 @@ def need(trainable: Trainable, optim: Optim, tokens: int, layers: int) -> Need:
     parameters = {id(p): p for p in trainable.parameters().values()}.values()
     return need_of(
         numbers=sum(p.numel() for p in parameters),
+        state=_state(trainable, optim),
         short=[p.numel() for p in parameters if p.element_size() < 4],
         activations=bytes_per_token(trainable.model) * tokens,
         layers=layers,
@@ -133,6 +134,7 @@ def need_of(
     layers: int,
     vocabulary: int,
     dense: int = 0,
+    state: int | None = None,
     device: str,
     optim: Optim,
 ) -> Need:
@@ -145,6 +147,7 @@ def need_of(
         layers: Decoder layers.
         vocabulary: Words of the head.
         dense: Bytes of the largest matrices that a quantised base is unpacked to for a moment.
+        state: Bytes of the optimiser's state, where that is not so many for each number that trains.
         device: `cpu` or `cuda`.
         optim: Which optimiser.
     """
@@ -153,10 +156,16 @@ def need_of(
     logits = 3 * 4 * max(CHUNK_ELEMENTS, MIN_ROWS * vocabulary)
     return Need(
         activations=activations,
-        states=(4 + state_bytes(optim)) * numbers + masters,
+        states=4 * numbers + (state_bytes(optim) * numbers if state is None else state) + masters,
         passing=activations // max(1, layers) + logits + dense,
         gaps=int(activations * _GAPS.get(device, 0.0)),
     )
+
+
+def _state(trainable: Trainable, optim: Optim) -> int:
+    """Bytes of the optimiser's state; smaller gradients, and what stands for their parameters, while they move."""
+    moving = 2 * 4 * moved_numbers(trainable) if trainable.transforms else 0
+    return optimizer_bytes(optim, trainable) + moving
 
 
 def dense_bytes(model: torch.nn.Module) -> int:
