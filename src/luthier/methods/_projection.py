@@ -21,10 +21,13 @@ def generator_of(device: torch.device, *words: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(int(drawn[0]))
 
 
-def by_svd(gradient: torch.Tensor, rank: int) -> torch.Tensor:
-    """The leading left singular vectors, [m, r]."""
-    left, _, _ = torch.linalg.svd(gradient, full_matrices=False)
-    return left[:, :rank].contiguous()
+def by_svd(gradient: torch.Tensor, rank: int, *, right: bool = False) -> torch.Tensor:
+    """The leading left singular vectors [m, r], or the right ones [r, n].
+
+    A transposed matrix would have other signs, and moments that are kept across projections depend on them.
+    """
+    left, _, rows = torch.linalg.svd(gradient, full_matrices=False)
+    return (rows[:rank] if right else left[:, :rank]).contiguous()
 
 
 def by_range_finder(gradient: torch.Tensor, rank: int, generator: torch.Generator) -> torch.Tensor:

@@ -113,8 +113,8 @@ class Scaled:
         new, upright = due(own, gap), gradient if self.wide else gradient.T
         if self.config.proj == "svd":
             if new:
-                own["projection"] = by_svd(upright, self.rank)
-            projection = own["projection"]
+                own["projection"] = by_svd(gradient, self.rank, right=not self.wide)
+            projection = own["projection"] if self.wide else own["projection"].T
         else:  # drawn again in each step: random numbers are cheaper than the memory that they stand in
             generator = generator_of(gradient.device, self.seed, self.place, own["updates"] // gap)
             projection = drawn_at_random(upright.shape[0], self.rank, gradient, generator)

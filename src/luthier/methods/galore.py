@@ -129,15 +129,17 @@ class Subspace:
         left, right = self.sides
         found: dict[str, torch.Tensor] = {}
         if left:
-            found["left"] = self._basis(gradient, updates, 0)
+            found["left"] = self._basis(gradient, updates, right=False)
         if right:
-            found["right"] = self._basis(gradient.T, updates, 1).T.contiguous()
+            found["right"] = self._basis(gradient, updates, right=True)
         return found
 
-    def _basis(self, gradient: torch.Tensor, updates: int, side: int) -> torch.Tensor:
+    def _basis(self, gradient: torch.Tensor, updates: int, *, right: bool) -> torch.Tensor:
         if self.config.projection == "svd":
-            return by_svd(gradient, self.rank)
-        generator = generator_of(gradient.device, self.seed, self.place, updates, side)
+            return by_svd(gradient, self.rank, right=right)
+        generator = generator_of(gradient.device, self.seed, self.place, updates, int(right))
+        if right:
+            return by_range_finder(gradient.T, self.rank, generator).T.contiguous()
         return by_range_finder(gradient, self.rank, generator)
 
 
