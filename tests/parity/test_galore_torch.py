@@ -112,7 +112,7 @@ def _their_numbers(monkeypatch):
         generator = torch.Generator().manual_seed(1000 * rows + when)
         return torch.randn(rows, rank, generator=generator, dtype=torch.float64) / rank**0.5
 
-    def theirs(self, weights, rank, type, seed):  # noqa: A002 - their name
+    def theirs(self, weights, rank, type, seed):
         drawn[id(self)] = drawn.get(id(self), -1) + 1
         found = draw(weights.shape[0] if type == "left" else weights.shape[1], rank, drawn[id(self)])
         return found if type == "left" else found.T

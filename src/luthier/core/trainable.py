@@ -32,8 +32,8 @@ class ParameterGroup:
 class GradientTransform(Protocol):
     """What stands between one parameter's gradient and its optimiser, which sees a smaller tensor in its place.
 
-    The optimiser moves a stand-in that is zero before each step, at a rate of 1 and without weight decay. Where it went is
-    minus the optimiser's own direction, of which `restore` makes the parameter's; rate and decay are the parameter's.
+    The optimiser moves a stand-in that is zero before each step, at a rate of 1 and without weight decay. Where it went
+    is minus the optimiser's own direction, of which `restore` makes the parameter's; rate and decay are its own.
 
     Attributes:
         shape: Of what the optimiser sees.

@@ -7,7 +7,7 @@ bytes a token leaves behind for the backward pass. So adapters, fused layers and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,9 +113,8 @@ def need(trainable: Trainable, optim: Optim, tokens: int, layers: int) -> Need:
         layers: Decoder layers.
     """
     parameters = {id(p): p for p in trainable.parameters().values()}.values()
-    return need_of(
+    found = need_of(
         numbers=sum(p.numel() for p in parameters),
-        state=_state(trainable, optim),
         short=[p.numel() for p in parameters if p.element_size() < 4],
         activations=bytes_per_token(trainable.model) * tokens,
         layers=layers,
@@ -124,6 +123,7 @@ def need(trainable: Trainable, optim: Optim, tokens: int, layers: int) -> Need:
         device=next(trainable.model.parameters()).device.type,
         optim=optim,
     )
+    return replace(found, states=found.states - spared_bytes(trainable, optim))
 
 
 def need_of(
@@ -134,7 +134,6 @@ def need_of(
     layers: int,
     vocabulary: int,
     dense: int = 0,
-    state: int | None = None,
     device: str,
     optim: Optim,
 ) -> Need:
@@ -147,7 +146,6 @@ def need_of(
         layers: Decoder layers.
         vocabulary: Words of the head.
         dense: Bytes of the largest matrices that a quantised base is unpacked to for a moment.
-        state: Bytes of the optimiser's state, where that is not so many for each number that trains.
         device: `cpu` or `cuda`.
         optim: Which optimiser.
     """
@@ -156,16 +154,18 @@ def need_of(
     logits = 3 * 4 * max(CHUNK_ELEMENTS, MIN_ROWS * vocabulary)
     return Need(
         activations=activations,
-        states=4 * numbers + (state_bytes(optim) * numbers if state is None else state) + masters,
+        states=(4 + state_bytes(optim)) * numbers + masters,
         passing=activations // max(1, layers) + logits + dense,
         gaps=int(activations * _GAPS.get(device, 0.0)),
     )
 
 
-def _state(trainable: Trainable, optim: Optim) -> int:
-    """Bytes of the optimiser's state; smaller gradients, and what stands for their parameters, while they move."""
-    moving = 2 * 4 * moved_numbers(trainable) if trainable.transforms else 0
-    return optimizer_bytes(optim, trainable) + moving
+def spared_bytes(trainable: Trainable, optim: Optim) -> int:
+    """Bytes of optimiser state that a method's smaller gradients spare, less the stand-ins and their gradients."""
+    if not trainable.transforms:
+        return 0
+    moving = 2 * 4 * moved_numbers(trainable)
+    return state_bytes(optim) * trainable.num_trainable - optimizer_bytes(optim, trainable) - moving
 
 
 def dense_bytes(model: torch.nn.Module) -> int:

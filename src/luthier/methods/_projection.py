@@ -33,8 +33,8 @@ def by_svd(gradient: torch.Tensor, rank: int, *, right: bool = False) -> torch.T
 def by_range_finder(gradient: torch.Tensor, rank: int, generator: torch.Generator) -> torch.Tensor:
     """Nearly the leading left singular vectors, [m, r], in the order of their singular values.
 
-    The range of G G^T G applied to random numbers (one power step), made orthonormal by QR after each product, and in it
-    the eigenvectors of the small matrix of products. It takes 6 m n r operations, where an SVD takes many times m^2 n.
+    The range of G G^T G applied to random numbers (one power step), made orthonormal by QR after each product, and in
+    it the eigenvectors of the small matrix of products. Four products of m n r, where an SVD takes many times m^2 n.
 
     Args:
         gradient: G [m, n].
@@ -45,9 +45,7 @@ def by_range_finder(gradient: torch.Tensor, rank: int, generator: torch.Generato
         Halko, Martinsson and Tropp, arXiv 0909.4061, algorithms 4.4 (q = 1) and 5.1.
     """
     columns = min(rank + OVERSAMPLING, *gradient.shape)
-    drawn = torch.randn(
-        gradient.shape[1], columns, dtype=gradient.dtype, device=gradient.device, generator=generator
-    )
+    drawn = torch.randn(gradient.shape[1], columns, dtype=gradient.dtype, device=gradient.device, generator=generator)
     basis, _ = torch.linalg.qr(gradient @ drawn)
     across, _ = torch.linalg.qr(gradient.T @ basis)
     basis, _ = torch.linalg.qr(gradient @ across)

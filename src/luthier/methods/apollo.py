@@ -5,11 +5,11 @@
     s_j = |N(R)_j| / |R_j|          of each column j, or one for the matrix (`scale_type: tensor`)
     W = W - rate sqrt(scale) G diag(s)
 
-N is what the optimiser makes of R (AdamW and others). State of AdamW: 2 n r numbers and a seed in the place of 2 m n, and
-no SVD. APOLLO-Mini is `{name: apollo, rank: 1, scale_type: tensor, scale: 128.0}`.
+N is what the optimiser makes of R (AdamW and others). State of AdamW: 2 n r numbers and a seed in the place of 2 m n,
+and no SVD. APOLLO-Mini is `{name: apollo, rank: 1, scale_type: tensor, scale: 128.0}`.
 
-The length of an update grows by 1 % from step to step at most (the limiter of Fira, arXiv 2410.01623, which the published
-code has); here it is that of the update as it is made, with the optimiser's correction of its bias.
+The length of an update grows by 1 % from step to step at most (the limiter of Fira, arXiv 2410.01623, which the
+published code has); here it is that of the update as it is made, with the optimiser's correction of its bias.
 
 Reference:
     Zhu et al., APOLLO: SGD-like Memory, AdamW-level Performance, arXiv 2412.05270, algorithm 1.

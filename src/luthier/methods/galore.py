@@ -16,13 +16,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import torch
 from pydantic import Field
 
 from luthier.methods._projected import ProjectedKeys, due, train_projected
 from luthier.methods._projection import by_range_finder, by_svd, generator_of
 
 if TYPE_CHECKING:
-    import torch
+    from collections.abc import Mapping
+
     from transformers import PreTrainedModel
 
     from luthier.core.trainable import GradientTransform, Trainable
@@ -36,11 +38,11 @@ class Config(ProjectedKeys):
     scale: Annotated[float, Field(gt=0.0)] = 0.25
     """Factor on updates that come back from the subspace (alpha of the paper)."""
     proj_type: Literal["std", "reverse_std", "right", "left", "full"] = "std"
-    """Which side is projected: the smaller (`std`), the larger, always that of the columns or rows, or both (`full`)."""
+    """The side that is projected: the smaller (`std`), the larger, always columns' or rows', or both (`full`)."""
     projection: Literal["randomized", "svd"] = "randomized"
-    """How the subspace is found: a seeded range finder with one power step, or the SVD of the published code."""
+    """How the subspace is found: a seeded range finder with one power step, or the published code's SVD."""
     moments: Literal["keep", "rotate", "reset"] = "keep"
-    """What becomes of the moments when the subspace changes: kept as they are (published), rotated into it, or dropped."""
+    """What becomes of moments when the subspace changes: kept as they are (published), rotated into it, or dropped."""
 
 
 def apply(model: PreTrainedModel, config: Config) -> Trainable:
@@ -110,8 +112,8 @@ class Subspace:
     def project(self, gradient: torch.Tensor, own: dict[str, Any], moments: dict[str, Any]) -> torch.Tensor:
         """R; where it is due, in a new subspace."""
         if due(own, self.config.update_proj_gap):
-            before = {name: own[name] for name in ("left", "right") if name in own}
-            own |= self._find(gradient, own["updates"])
+            before: dict[str, Any] = {name: value for name, value in own.items() if name != "updates"}
+            own |= self._find(gradient, own["updates"], before)
             if before and self.config.moments == "rotate":
                 _rotate(moments, before, own)
             elif self.config.moments == "reset":
@@ -124,26 +126,34 @@ class Subspace:
         restored = own["left"] @ update if "left" in own else update
         return self.config.scale * (restored @ own["right"] if "right" in own else restored)
 
-    def _find(self, gradient: torch.Tensor, updates: int) -> dict[str, torch.Tensor]:
+    def _find(self, gradient: torch.Tensor, updates: int, before: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """The bases of a gradient."""
-        left, right = self.sides
         found: dict[str, torch.Tensor] = {}
-        if left:
-            found["left"] = self._basis(gradient, updates, right=False)
-        if right:
-            found["right"] = self._basis(gradient, updates, right=True)
+        for side, wanted in zip(("left", "right"), self.sides, strict=True):
+            if not wanted:
+                continue
+            right = side == "right"
+            if self.config.projection == "svd":
+                found[side] = by_svd(gradient, self.rank, right=right)
+                continue
+            generator = generator_of(gradient.device, self.seed, self.place, updates, int(right))
+            basis = by_range_finder(gradient.T if right else gradient, self.rank, generator)
+            basis = basis.T.contiguous() if right else basis
+            found[side] = _aligned(basis, before[side], int(right)) if before else basis
         return found
 
-    def _basis(self, gradient: torch.Tensor, updates: int, *, right: bool) -> torch.Tensor:
-        if self.config.projection == "svd":
-            return by_svd(gradient, self.rank, right=right)
-        generator = generator_of(gradient.device, self.seed, self.place, updates, int(right))
-        if right:
-            return by_range_finder(gradient.T, self.rank, generator).T.contiguous()
-        return by_range_finder(gradient, self.rank, generator)
+
+def _aligned(basis: torch.Tensor, before: torch.Tensor, along: int) -> torch.Tensor:
+    """Each vector with the sign that points as the one in its place before.
+
+    Signs of singular vectors are the library's choice. Moments that are kept belong to these vectors, so two libraries
+    would otherwise train two models (0.03 apart after 8 steps of a test with rates of 0.01 to 0.03).
+    """
+    turned = (basis * before).sum(along, keepdim=True)
+    return torch.where(turned < 0, -basis, basis)
 
 
-def _rotate(moments: dict[str, Any], before: dict[str, torch.Tensor], now: dict[str, Any]) -> None:
+def _rotate(moments: dict[str, Any], before: Mapping[str, Any], now: dict[str, Any]) -> None:
     """Moments in the new subspace: C m, and (C o C) v of squares, with C = P_new^T P_old.
 
     The second is what the variances of independent numbers become, and never negative.
