@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,6 +29,42 @@ class ParameterGroup:
     learning_rate_scale: float = 1.0
 
 
+class GradientTransform(Protocol):
+    """What stands between one parameter's gradient and its optimiser, which sees a smaller tensor in its place.
+
+    The optimiser moves a stand-in that is zero before each step, at a rate of 1 and without weight decay. Where it went
+    is minus the optimiser's own direction, of which `restore` makes the parameter's; rate and decay are its own.
+
+    Attributes:
+        shape: Of what the optimiser sees.
+        state_numbers: Numbers of 32 bits that it keeps itself from step to step.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what the optimiser sees."""
+        ...
+
+    @property
+    def state_numbers(self) -> int:
+        """Numbers of 32 bits that it keeps itself from step to step."""
+        ...
+
+    def project(self, gradient: torch.Tensor, own: dict[str, Any], moments: dict[str, Any]) -> torch.Tensor:
+        """What the optimiser sees of a gradient: averaged over ranks, and clipped.
+
+        Args:
+            gradient: Of the parameter's shape.
+            own: What is kept from step to step, tensors and plain numbers; empty at first. Checkpoints have it.
+            moments: The optimiser's state for this parameter, which may be changed or emptied.
+        """
+        ...
+
+    def restore(self, update: torch.Tensor, gradient: torch.Tensor, own: dict[str, Any]) -> torch.Tensor:
+        """The parameter's update, of its shape, from the stand-in's."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trainable:
     """What a method made of a model.
@@ -41,6 +77,7 @@ class Trainable:
         merge: Fold the update into the base weights and give back the plain model; the method is gone afterwards.
         disabled: Inside, the model computes what it did before the method.
         starts_as_base: Whether the model computes that before its first step too; virtual tokens change it at once.
+        transforms: What stands between gradient and optimiser, by parameter's name; most methods have none.
     """
 
     model: torch.nn.Module
@@ -50,6 +87,7 @@ class Trainable:
     merge: Callable[[], torch.nn.Module]
     disabled: Callable[[], AbstractContextManager[None]]
     starts_as_base: bool = True
+    transforms: Mapping[str, GradientTransform] = field(default_factory=dict)
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """All trained parameters by their name in the checkpoint."""

@@ -7,7 +7,7 @@ bytes a token leaves behind for the backward pass. So adapters, fused layers and
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import torch
 
 from luthier.core.errors import RecipeError
 from luthier.core.types import Segment, Tree
-from luthier.engine.optim import state_bytes
+from luthier.engine.optim import moved_numbers, optimizer_bytes, state_bytes
 from luthier.engine.regional import decoder_layers
 from luthier.engine.rounding import transient
 from luthier.kernels.forest import plant
@@ -113,7 +113,7 @@ def need(trainable: Trainable, optim: Optim, tokens: int, layers: int) -> Need:
         layers: Decoder layers.
     """
     parameters = {id(p): p for p in trainable.parameters().values()}.values()
-    return need_of(
+    found = need_of(
         numbers=sum(p.numel() for p in parameters),
         short=[p.numel() for p in parameters if p.element_size() < 4],
         activations=bytes_per_token(trainable.model) * tokens,
@@ -123,6 +123,7 @@ def need(trainable: Trainable, optim: Optim, tokens: int, layers: int) -> Need:
         device=next(trainable.model.parameters()).device.type,
         optim=optim,
     )
+    return replace(found, states=found.states - spared_bytes(trainable, optim))
 
 
 def need_of(
@@ -157,6 +158,14 @@ def need_of(
         passing=activations // max(1, layers) + logits + dense,
         gaps=int(activations * _GAPS.get(device, 0.0)),
     )
+
+
+def spared_bytes(trainable: Trainable, optim: Optim) -> int:
+    """Bytes of optimiser state that a method's smaller gradients spare, less the stand-ins and their gradients."""
+    if not trainable.transforms:
+        return 0
+    moving = 2 * 4 * moved_numbers(trainable)
+    return state_bytes(optim) * trainable.num_trainable - optimizer_bytes(optim, trainable) - moving
 
 
 def dense_bytes(model: torch.nn.Module) -> int:

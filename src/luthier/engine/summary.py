@@ -10,6 +10,7 @@ from luthier.engine import machine
 from luthier.engine.distributed import ALONE
 from luthier.engine.flops import count_rates
 from luthier.engine.groups import table
+from luthier.engine.optim import optimizer_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,6 +48,7 @@ def summarise(
         "peak_memory_bytes": max(ranks.gather(machine.peak_memory_bytes())),
         "trainable_parameters": trainable.num_trainable,
         "total_parameters": sum(p.numel() for p in trainable.model.parameters()),
+        "optimizer_bytes": optimizer_bytes(resolved.recipe.optim, trainable),
         "parameter_groups": table(resolved.recipe.optim, trainable),
         "final_loss": progress.loss,
         "evaluation": {"loss": evaluation} if evaluation else {},

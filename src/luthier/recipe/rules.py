@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 RESULTS = (("adapter",), ("model",), ("checkpoints",))  # what a run folder holds besides words
 
 
+WHOLE = ("full", "freeze", "galore", "apollo")  # methods that move the base's own matrices
+LINEAR = ("adamw", "lion", "sgd")  # optimisers whose moments are means of gradients and of their squares, as they are
+
+
 def _own(reference: str | None, output_dir: str) -> bool:
     """Whether a reference is what the run itself writes."""
     if reference in (None, "start", "base"):
@@ -147,11 +151,18 @@ RULES = (
         "set one of these; `luthier train --dry-run` shows a run without training",
     ),
     Rule(
-        lambda r: r.model.quantization != "none" and r.method["name"] in ("full", "freeze"),
+        lambda r: r.model.quantization != "none" and r.method["name"] in WHOLE,
         "model.quantization",
         "a quantised base, whose matrices cannot move, with a method that trains them",
         "methods that train beside the base: lora (QLoRA), adapter, ia3, prefix, prompt, ptuning, norm, bitfit",
         "set method: lora, or model.quantization: none",
+    ),
+    Rule(
+        lambda r: r.method.get("moments") == "rotate" and entry_of(r.optim.optim) not in LINEAR,
+        "method.moments",
+        "rotate, with an optimiser whose moments are of 8 bits or factors",
+        f"{', '.join(LINEAR)}, or moments keep or reset",
+        "choose one of these",
     ),
     Rule(
         lambda r: r.model.bnb_4bit_use_double_quant and r.model.quantization not in ("nf4", "fp4"),

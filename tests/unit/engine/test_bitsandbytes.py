@@ -42,7 +42,7 @@ def made(name):
     torch.manual_seed(0)
     shapes = {"a": (96, 64), "b": (64, 96), "bias": (64,)}
     parameters = {key: torch.nn.Parameter(torch.randn(*shape)) for key, shape in shapes.items()}
-    trainable = SimpleNamespace(groups=(ParameterGroup(parameters=parameters),))
+    trainable = SimpleNamespace(groups=(ParameterGroup(parameters=parameters),), transforms={})
     return parameters, build_optimizer(Optim(optim=name, learning_rate=1e-3, weight_decay=0.1), trainable, parameters)
 
 

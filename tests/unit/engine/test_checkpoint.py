@@ -25,7 +25,7 @@ def made(optim):
         "norm.weight": torch.nn.Parameter(torch.randn(6)),
         "late.weight": torch.nn.Parameter(torch.randn(3, 3)),
     }
-    trainable = SimpleNamespace(groups=(ParameterGroup(parameters=parameters),))
+    trainable = SimpleNamespace(groups=(ParameterGroup(parameters=parameters),), transforms={})
     return parameters, build_optimizer(optim, trainable, parameters)
 
 

@@ -26,7 +26,7 @@ def trainable():
         ParameterGroup(parameters={"a": a, "bias": bias}),
         ParameterGroup(parameters={"b": b}, learning_rate_scale=SCALE),
     )
-    return SimpleNamespace(groups=groups, parameters=lambda: {"a": a, "bias": bias, "b": b})
+    return SimpleNamespace(groups=groups, parameters=lambda: {"a": a, "bias": bias, "b": b}, transforms={})
 
 
 def gradients():
@@ -131,7 +131,7 @@ def test_lion(trainable, name, given, beta2):
 def test_every_entry_says_what_it_keeps(trainable):
     """Bytes of the float32 states of 10,000 numbers, against what is counted."""
     weight = torch.nn.Parameter(torch.zeros(100, 100))
-    one = SimpleNamespace(groups=(ParameterGroup(parameters={"w": weight}),))
+    one = SimpleNamespace(groups=(ParameterGroup(parameters={"w": weight}),), transforms={})
     for name, momentum in [("adamw", 0.0), ("sgd", 0.0), ("sgd", 0.9), ("adafactor", 0.0), ("lion", 0.0)]:
         optim = Optim(optim=name, momentum=momentum)
         optimizer = build_optimizer(optim, one, {"w": weight})

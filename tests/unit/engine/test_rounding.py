@@ -67,7 +67,9 @@ def trained(how, optim, steps=800, rate=2e-4, seed=0):
     """Train w of 16 bfloat16 numbers that start at 1; the squared error at the end, in float32."""
     x, y = regression()
     weight = torch.nn.Parameter(torch.ones(16, 1, dtype=torch.bfloat16))
-    trainable = SimpleNamespace(groups=(ParameterGroup(parameters={"w": weight}),), parameters=lambda: {"w": weight})
+    trainable = SimpleNamespace(
+        groups=(ParameterGroup(parameters={"w": weight}),), parameters=lambda: {"w": weight}, transforms={}
+    )
     masters = {"masters": Masters, "rounded": lambda t: Rounded(t, seed), "nearest": lambda t: Nearest(t, seed)}[how](
         trainable
     )

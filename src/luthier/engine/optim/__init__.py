@@ -12,6 +12,7 @@ Its state are tensors and plain numbers by parameter, so that checkpoints hold a
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -19,6 +20,7 @@ import torch
 from luthier.core import registry
 from luthier.engine.groups import resolve_groups, say_groups
 from luthier.engine.rounding import check_weights
+from luthier.engine.transformed import Transformed
 from luthier.recipe.optimizers import KIND, entry_of
 
 if TYPE_CHECKING:
@@ -49,7 +51,14 @@ def build_optimizer(optim: Optim, trainable: Trainable, twins: dict[str, torch.n
         }
         for group in resolve_groups(optim, trainable)
     ]
-    return cast("torch.optim.Optimizer", _entry(optim).make(groups, optim))
+    entry = _entry(optim)
+
+    def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        return cast("torch.optim.Optimizer", entry.make(groups, optim))
+
+    if not trainable.transforms:
+        return make(groups)
+    return Transformed(groups, {id(twins[name]): t for name, t in trainable.transforms.items()}, make)
 
 
 def check_optimizer(optim: Optim) -> None:
@@ -72,11 +81,29 @@ def tell_optim(optim: Optim, trainable: Trainable, say: Callable[[str], None]) -
     """
     check_weights(optim, trainable)
     say_groups(optim, trainable, say)
+    if trainable.transforms:
+        moved = f"{moved_numbers(trainable):,} numbers for {trainable.num_trainable:,} that train"
+        say(f"  gradients of {len(trainable.transforms)} matrices are made smaller: the optimiser sees {moved}")
 
 
 def state_bytes(optim: Optim) -> int:
-    """Bytes of optimiser state for each trained number."""
+    """Bytes of optimiser state for each number that it moves."""
     return int(_entry(optim).state_bytes(optim))
+
+
+def optimizer_bytes(optim: Optim, trainable: Trainable) -> int:
+    """Bytes of an optimiser's whole state, and of what a method's transforms keep beside it."""
+    own = 4 * sum(transform.state_numbers for transform in trainable.transforms.values())
+    return state_bytes(optim) * moved_numbers(trainable) + own
+
+
+def moved_numbers(trainable: Trainable) -> int:
+    """Numbers that the optimiser moves: those that train, or that stand for them where gradients are made smaller."""
+    shapes = {
+        id(p): trainable.transforms[name].shape if name in trainable.transforms else p.shape
+        for name, p in trainable.parameters().items()
+    }
+    return sum(math.prod(shape) for shape in shapes.values())
 
 
 def _entry(optim: Optim) -> ModuleType:
