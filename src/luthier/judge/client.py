@@ -138,7 +138,8 @@ class Client:
 
     def _of_status(self, error: Any) -> Exception:
         status, code = error.status_code, str(error.code or error.type or "")
-        reason = self.scrub(f"{status} {error.message}")[:300]
+        told = error.body.get("message") if isinstance(error.body, dict) else None
+        reason = self.scrub(f"{status} {told or error.message}")[:300]
         if status in _FOR_ALL or code == "insufficient_quota":
             return self._for_all(_FOR_ALL.get(status, "says that the quota is used up"), reason)
         if status in _AGAIN or status >= 500:
