@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Judging at an endpoint that fails, and killed at any instant: nothing is lost, scored 0, paid for twice, or leaked."""
+"""Judging at an endpoint that fails, and killed at any instant: nothing is lost, scored 0, paid twice, or leaked."""
 
 from __future__ import annotations
 

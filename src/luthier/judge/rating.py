@@ -9,7 +9,7 @@ NO_RATING = -1  # what FastChat stores for a reply without one; its tables drop 
 _DOUBLE = re.compile(r"\[\[(\d+\.?\d*)\]\]")
 _SINGLE = re.compile(r"\[(\d+\.?\d*)\]")
 _SHARE = re.compile(
-    r"得分\s*[】\]*]*\s*(?:[:：为是]\s*)?[【\[*]*\s*(\d+(?:\.\d+)?)(?!\d)\s*([/\uff0f%\uff05]?)\s*(\d*)"
+    r"得分\s*[】\]*]*\s*(?:[:：为是]\s*)?[【\[*]*\s*(\d+(?:\.\d+)?)(?!\d)\s*([/\uff0f%\uff05]?)\s*(\d*(?:\.\d+)?)"
 )
 
 
@@ -55,7 +55,7 @@ def share(reply: str) -> float:
         (0.8, 1.0, -1, -1)
     """
     found = _SHARE.search(reply)
-    if not found or (found[2] and (found[2] in "%\uff05" or found[3] != "1")):
+    if not found or (found[2] and (found[2] in "%\uff05" or not found[3] or float(found[3]) != 1.0)):
         return NO_RATING
     value = float(found[1])
     return value if value <= 1.0 else NO_RATING

@@ -60,10 +60,11 @@ def test_published_judgments_were_asked_and_read_as_here():
     questions = {one.id: one for one in bench.questions}
     assert (name, len(references), len(questions)) == ("gpt-4", 30, 80)
     rows = [json.loads(line) for line in judgments_in(MT_BENCH, "single")["gpt-4"].read_text("utf-8").splitlines()]
+    answers = {model: answers_of(bench, model) for model in {row["model"] for row in rows}}
     assert len(rows) == 320
     for row in rows:
         question = questions[row["question_id"]]
-        answer, right = answers_of(bench, row["model"])[question.id], references.get(question.id, ())
+        answer, right = answers[row["model"]][question.id], references.get(question.id, ())
         asked = bench.rules.single(bench.prompts, question, row["turn"], answer, right)
         assert (asked.prompt, asked.user) == (row["judge"][1], row["user_prompt"])
         assert bench.rules.rate(row["judgment"]) == row["score"]
