@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.errors import UserError
+from luthier.core.errors import ModelError, UserError
 from luthier.judge.bench import read_answers
 from luthier.judge.lines import read_lines, write_lines
 
@@ -148,18 +148,22 @@ def _row(question: Question, name: str, turns: list[str], told: dict[str, Any]) 
 
 
 def weights_of(place: str) -> str:
-    """A digest of a folder's safetensors files, 16 hexadecimal digits; the name itself where there is no folder."""
-    folder = Path(place).expanduser()
-    if not folder.is_dir():
-        return place
+    """A digest of a folder's safetensors files, 16 hexadecimal digits; the name itself where there are none."""
+    from luthier.models.load import locate  # imports torch, which reading answers does not need
+
+    try:
+        folder = Path(locate(place))
+    except ModelError:  # a run, or an adapter
+        folder = Path(place).expanduser()
     found = hashlib.sha256()
     result = [folder / name for name in ("adapter", "model") if (folder / name).is_dir()] or [folder]  # of a run
-    for file in sorted(file for part in result for file in part.glob("*.safetensors")):
+    files = sorted(file for part in result for file in part.glob("*.safetensors"))
+    for file in files:
         found.update(file.name.encode())
         with file.open("rb") as opened:
             while chunk := opened.read(_READ):
                 found.update(chunk)
-    return found.hexdigest()[:16]
+    return found.hexdigest()[:16] if files else place
 
 
 def named(words: Sequence[str]) -> dict[str, str]:

@@ -97,3 +97,9 @@ def test_weights_are_told_by_their_content(tmp_path):
     a, b, c = (weights_of(str(tmp_path / name)) for name in "abc")
     assert a == b != c
     assert weights_of("org/model") == "org/model"
+
+
+def test_the_embedded_model_is_told_by_its_weights(tmp_path, monkeypatch):
+    (tmp_path / "embedded").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert len(weights_of("embedded")) == 16 != len("embedded")

@@ -159,3 +159,10 @@ def test_two_questions_with_one_id(bench_folder):
     file.write_text(file.read_text("utf-8") + file.read_text("utf-8").split("\n")[0] + "\n", encoding="utf-8")
     with pytest.raises(DataError, match="two questions with one id"):
         open_bench(str(bench_folder))
+
+
+def test_prompts_are_missed_only_where_something_is_asked(bench_folder):
+    (bench_folder / "judge_prompts.jsonl").unlink()
+    bench = open_bench(str(bench_folder))
+    with pytest.raises(DataError, match="no prompt 'single-v1'"):
+        bench.rules.single(bench.prompts, bench.questions[0], 1, ("A",), ())

@@ -42,8 +42,10 @@ _TEMPERATURES = {
 def read(folder: Path) -> tuple[list[Question], Mapping[str, Prompt]]:
     """Questions, and the judge's prompts from the folder or the one above it, where FastChat keeps them.
 
+    A table needs no prompts, so a folder may be without them until something is asked.
+
     Raises:
-        DataError: A file is missing, or a row cannot be used.
+        DataError: A row cannot be used.
     """
     questions = [
         Question(
@@ -53,8 +55,8 @@ def read(folder: Path) -> tuple[list[Question], Mapping[str, Prompt]]:
         )
         for where, row in read_lines(folder / QUESTIONS)
     ]
-    file = next((place for place in (folder / PROMPTS, folder.parent / PROMPTS) if place.is_file()), folder / PROMPTS)
-    prompts = [_prompt(row, where) for where, row in read_lines(file)]
+    files = [place for place in (folder / PROMPTS, folder.parent / PROMPTS) if place.is_file()]
+    prompts = [_prompt(row, where) for file in files[:1] for where, row in read_lines(file)]
     return questions, {one.name: one for one in prompts}
 
 
@@ -118,7 +120,8 @@ def _asked(
 ) -> Asked:
     name = base if turn == 1 else f"{base}-multi-turn"
     if name not in prompts:
-        raise DataError(PROMPTS, f"no prompt {name!r}", "a row for each prompt of FastChat", "add it")
+        allowed, fix = "a row for each prompt of FastChat", "put the file beside question.jsonl, or add the row"
+        raise DataError(PROMPTS, f"no prompt {name!r}", allowed, fix)
     fields = {"question": question.turns[0]} if turn == 1 else _numbered("question", question.turns[:turn])
     fields |= answers
     if question.category in WITH_REFERENCE:
