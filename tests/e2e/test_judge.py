@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`luthier judge` as a user types it: a model answers, an endpoint judges, tables are shown; of both kinds of benches."""
+"""`luthier judge` as a user types it: a model answers, an endpoint judges, tables are shown; both kinds of benches."""
 
 from __future__ import annotations
 

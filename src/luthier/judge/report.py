@@ -66,7 +66,8 @@ def single(place: Path, bench: Bench | None, choice: Choice) -> Tree:
         tree["categories"] = _plain_each(by_category(rows, categories, scale))
         tree["macro_average"] = _plain(macro(rows, categories, scale))
     if choice.baseline:
-        tree["differences"] = {"to": choice.baseline, **_plain(differences(rows, choice.baseline))}
+        apart = _plain(differences(rows, choice.baseline))
+        tree["differences"] = {"baseline": choice.baseline, "models": apart}
     tree["rows"] = _counted(rows, bench)
     if choice.against:
         tree["agreement"] = {"with": choice.against, **_rounded_one(agreement.of_ratings(rows, other))}
@@ -176,10 +177,8 @@ def _said_single(tree: Tree) -> list[str]:
             for model, own in ((model, tree["categories"][model]) for model in tree["models"])
         ]
         lines += ["", *_aligned([["model", *names], *body])]
-    for model, one in tree.get("differences", {}).items():
-        if model != "to":
-            span = f"[{one['low']:+.3f}, {one['high']:+.3f}]"
-            lines += ["", f"{model} minus {tree['differences']['to']}: {one['value']:+.4f} {span}"]
+    for model, one in tree.get("differences", {}).get("models", {}).items():
+        lines += ["", f"{model} minus {tree['differences']['baseline']}: {_spanned(one['value'], one)}"]
     for model, counts in tree["rows"].items():
         odd = [f"{counts[name]} {name.replace('_', ' ')}" for name in counts if name != "rated" and counts[name]]
         if odd:
