@@ -145,7 +145,8 @@ def _rounded(table: Mapping[str, Mapping[str, float | None]]) -> Tree:
 
 
 def _rounded_one(own: Mapping[str, float | int | None]) -> Tree:
-    plain = {name: round(value, DIGITS) if isinstance(value, float) else value for name, value in own.items()}
+    # To ten digits first: means of the same scores by two ways differ by 1e-15, and 6.81875 would be two numbers.
+    plain = {name: round(round(one, 10), DIGITS) if isinstance(one, float) else one for name, one in own.items()}
     return {name: None if value is None or math.isnan(value) else value for name, value in plain.items()}
 
 
