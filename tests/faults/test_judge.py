@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import signal
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.endpoint import Endpoint, answers
 from tests.runs import start
 
 import luthier
+from luthier.core.errors import RunFailed
 from luthier.judge.bench import open_bench, references_of
 from luthier.judge.client import Client
 from luthier.judge.judging import Judging
@@ -134,6 +136,46 @@ def test_killed_and_started_again(bench):
     assert excused.total() <= 5 * 4
     assert not list(bench.rglob("*.writing-*"))[5:]  # a kill leaves one half-written file at most
     _no_key(bench, out + err)
+
+
+@pytest.mark.parametrize("word", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_by_hand(bench, word):
+    with Endpoint(slow=0.1) as endpoint:
+        process = _start(bench, endpoint)
+        while endpoint.answered.total() < 8:
+            time.sleep(0.01)
+        process.send_signal(word)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 130, err
+        kept = len(_kept(bench))
+        assert f"stopped after {kept} of 96 replies; the same command goes on" in err
+        assert kept >= 4
+        judging, todo, client = _judged(bench, base_url=endpoint.url)
+        assert len(todo.requests) == 96 - kept
+        assert len(_rows(judging.run(todo, client, HASTE).file)) == 96
+
+
+def test_a_full_disk_ends_it(bench, monkeypatch):
+    """What is written stays; the run says why it cannot go on."""
+    written = []
+
+    def full(file, target):
+        if target.parent.parent.name == "replies" and len(written) == 10:
+            raise OSError(28, "No space left on device")
+        written.append(target)
+        return original(file, target)
+
+    original = Path.replace
+    with Endpoint() as endpoint:
+        judging, todo, client = _judged(bench, base_url=endpoint.url)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", full)
+            with pytest.raises(RunFailed, match="No space left on device"):
+                judging.run(todo, client, HASTE)
+        assert len(_kept(bench)) == 10
+        assert list(bench.rglob("*.writing-*")) == []
+        judging, todo, client = _judged(bench, base_url=endpoint.url)
+        assert len(todo.requests) == 86
 
 
 def _no_key(folder, *texts):
