@@ -28,6 +28,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "engine.callbacks": ("make",),
     "engine.optim": ("make", "state_bytes"),
     "recipe.dialects": ("recognises", "translate"),
+    "judge.benches": ("QUESTIONS", "PARAMETERS", "SCALE", "read", "temperature", "single", "compared", "rate"),
     "cli": ("main",),
 }
 
