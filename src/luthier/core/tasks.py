@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Task = Literal[
@@ -89,11 +89,13 @@ class Labels:
         names: Of the classes or tags, in the order of their numbers; for a regression of its values.
         counts: How often each stands in the training rows; empty for a regression.
         problem: What a text's labels are.
+        fixed: Whether somebody named them in order (the recipe, a checkpoint): rows may then give them by number too.
     """
 
     names: tuple[str, ...]
     counts: tuple[int, ...] = ()
     problem: Problem = "single_label_classification"
+    fixed: bool = field(default=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.names)

@@ -28,11 +28,15 @@ class Tally:
         names: Name -> how often.
         lists: Rows with no label or with several.
         widths: Number of values -> rows that have so many; rows of names are not counted here.
+        wholes: Values that are whole, as the names they are where classes are asked for, of rows with one -> how often.
+        faults: What was wrong with rows that could not be read -> how many.
     """
 
     names: Counter[str] = field(default_factory=Counter)
     lists: int = 0
     widths: Counter[int] = field(default_factory=Counter)
+    wholes: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
 
     def add(self, example: Labelled | Tagged) -> None:
         """Count one row."""
@@ -41,6 +45,8 @@ class Tally:
             return
         if example.labels and isinstance(example.labels[0], float):
             self.widths[len(example.labels)] += 1
+            if len(example.labels) == 1 and example.labels[0].is_integer():
+                self.wholes[_whole(example.labels[0])] += 1
             return
         self.lists += len(example.labels) != 1
         self.names.update(str(label) for label in example.labels)
@@ -65,16 +71,23 @@ def settle(tallies: Iterable[Tally], given: Sequence[str], problem: Problem | No
         found.names += tally.names
         found.lists += tally.lists
         found.widths += tally.widths
+        found.wholes += tally.wholes
+        found.faults += tally.faults
     problem = problem or _problem(found)
     if problem == "regression":
         width = found.widths.most_common(1)[0][0] if found.widths else 1
         many = tuple(f"value_{place}" for place in range(width)) if width > 1 else ("value",)
-        return Labels(names=tuple(given) or many, problem=problem)
-    numbered = found.widths.most_common(1)[0][0] if found.widths else 0  # 0.0 and 1.0 for each class
-    names = tuple(given) or (tuple(map(str, range(numbered))) if numbered else _sorted(found.names))
+        return Labels(names=tuple(given) or many, problem=problem, fixed=bool(given))
+    numbered = found.widths.most_common(1)[0][0] if found.widths else 0
+    if problem == "multi_label_classification" and numbered:  # 0.0 and 1.0 for each class
+        names = tuple(given) or tuple(map(str, range(numbered)))
+    else:  # pandas writes classes as 0.0 and 1.0 where some are missing
+        names = tuple(given) or _sorted(found.names + found.wholes)
     if not names:
         fix = "a run cannot learn from rows without labels; name their column, as in columns: {labels: category}"
-        raise DataError(where, "no row has a label", "names, or numbers", fix)
+        why = "; ".join(f"{count:,} rows: {reason}" for reason, count in found.faults.most_common(3))
+        received = f"no row has a label{f' ({why})' if why else ''}"
+        raise DataError(where, received, "names, or numbers", fix)
     if len(given) == 1 and problem == "single_label_classification":
         raise DataError("data.labels", f"one name, {given[0]!r}", "two or more: one of them is chosen", "name all")
     if len(names) == 1 and problem == "single_label_classification":
@@ -82,7 +95,7 @@ def settle(tallies: Iterable[Tally], given: Sequence[str], problem: Problem | No
             "are the first rows of a sorted file used (max_rows)? Give rows of other labels, or name all in data.labels"
         )
         raise DataError(where, f"every row is labelled {names[0]!r}", "two labels or more", fix)
-    return Labels(names=names, problem=problem)
+    return Labels(names=names, problem=problem, fixed=bool(given))
 
 
 def _problem(found: Tally) -> Problem:
@@ -114,14 +127,13 @@ class Numbers:
     """Names of labels -> the numbers that train.
 
     Args:
-        labels: What rows can be labelled with.
-        by_place: Whether rows may also give a label by its number, as the recipe named them in order.
+        labels: What rows can be labelled with; if their order is fixed, rows may also give one by its number.
     """
 
-    def __init__(self, labels: Labels, *, by_place: bool = False) -> None:
+    def __init__(self, labels: Labels) -> None:
         self.labels = labels
         self.places = {name: place for place, name in enumerate(labels.names)}
-        if by_place and not any(name.isdecimal() for name in labels.names):
+        if labels.fixed and not any(name.isdecimal() for name in labels.names):
             self.places |= {str(place): place for place in range(len(labels))}
 
     def key(self) -> list[object]:
@@ -145,6 +157,11 @@ class Numbers:
         if place is None:
             raise RowFault("unknown tag", repr(name)[:60])
         return place
+
+    def name(self, label: str | float) -> str:
+        """The name of a label that a row may give by its number; one that is unknown as it stands."""
+        whole = _whole(label)
+        return self.labels.names[self.places[whole]] if whole in self.places else whole
 
     def _targets(self, example: Labelled) -> tuple[float, ...]:
         labels, problem = example.labels, self.labels.problem

@@ -73,26 +73,34 @@ def _tally(opening: Opening) -> Tally:
         _keep(file, found)
         return found
     widths = Counter({int(width): count for width, count in tree["widths"].items()})
-    return Tally(names=Counter(tree["names"]), lists=tree["lists"], widths=widths)
+    names, wholes, faults = (Counter(tree[name]) for name in ("names", "wholes", "faults"))
+    return Tally(names=names, lists=tree["lists"], widths=widths, wholes=wholes, faults=faults)
 
 
 def _read(opening: Opening) -> Tally:
     found, reading = Tally(), opening.reading
     every = (row for part in opening.parts for _, row in part.rows())
     for row in islice(every, opening.source.max_rows):
-        if isinstance(row, RowFault):
-            continue
         try:
+            if isinstance(row, RowFault):
+                raise row
             example = reading.read(row, reading.columns)
-        except RowFault:
-            continue  # refused, and counted, where its text is read
+        except RowFault as fault:
+            found.faults[fault.reason] += 1  # it is refused where its text is read
+            continue
         if isinstance(example, Labelled | Tagged):
             found.add(example)
     return found
 
 
 def _keep(file: Path, found: Tally) -> None:
-    tree = {"names": found.names, "lists": found.lists, "widths": found.widths}
+    tree = {
+        "names": found.names,
+        "lists": found.lists,
+        "widths": found.widths,
+        "wholes": found.wholes,
+        "faults": found.faults,
+    }
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from luthier.core.errors import DataError
 from luthier.core.types import unshared
 from luthier.data.pack import Bins, best_fit, in_order
+from luthier.data.rows import Rows
 
 if TYPE_CHECKING:
     from luthier.core.types import Tree
@@ -194,12 +195,16 @@ class EvalBatches(Sequence[Sequence["Tree"]]):
 def eval_batches(rows: Drawn, data: Data, train: Train) -> EvalBatches:
     """Return batches that hold every row once: packed best fit where ``data.packing``, else (and judged rows) in order.
 
+    Windows of one row stay one after the other: an entity is read over their border.
+
     Args:
         rows: What to evaluate on.
         data: Packing, ``max_length`` and ``share_prompts``.
         train: ``per_device_eval_batch_size``.
     """
-    if data.packing and not rows.judged:
+    if data.packing and isinstance(rows, Rows) and rows.windowed:
+        bins = in_order(rows.lengths, data.max_length)
+    elif data.packing and not rows.judged:
         bins = [np.sort(places) for places in best_fit(rows.lengths, data.max_length)]
         bins.sort(key=lambda places: int(places[0]))
     else:

@@ -115,7 +115,7 @@ def prepare(
         training = openings if which == "train" else [open_source(source, "train", kind, say) for source in data.train]
         labels = labels or labels_of(data, training, problem)
         say(told(labels))
-        context = replace(context, numbers=Numbers(labels, by_place=bool(data.labels)))
+        context = replace(context, numbers=Numbers(labels))
     stores = [_stored(context, opening) for opening in openings]
     accounts = tuple(Account.from_json(store.about["account"]) for store in stores)
     ledger.check(accounts, data.refused_tolerance)

@@ -84,6 +84,12 @@ class Rows:
         return len(self.lengths)
 
     @cached_property
+    def windowed(self) -> bool:
+        """Whether a row of a file is several trees, windows of it, which stand one after the other."""
+        same = [(np.diff(store.numbers) == 0) & (np.diff(store.parts) == 0) for store in self.stores]
+        return not self.judged and any(map(np.any, same))
+
+    @cached_property
     def answers(self) -> Array:
         """Answers of each row, int64 of shape [N]; 1 for one that is one piece."""
         if not self.stores[0].branches:
@@ -108,11 +114,14 @@ class Rows:
         return np.concatenate(parts).astype(np.int64)
 
     def first_of_grades(self, source: int) -> list[int]:
-        """The first row of a source with each grade that its answers have; of plain rows the first."""
+        """The first row of a source with each grade, and with the lowest and highest score; of plain rows the first."""
         store, first = self.stores[source], int(self.starts[source])
         if not self.judged:
             return [first] if len(store) else []
         _, places = np.unique(store.branches["grades"], return_index=True)
+        scores = store.branches["scores"]
+        if not np.isnan(scores).all():
+            places = np.concatenate([[np.nanargmin(scores), np.nanargmax(scores)], places])
         found = np.searchsorted(store.branches["answers"], places, side="right") - 1
         return [first + row for row in dict.fromkeys(found.tolist())]
 

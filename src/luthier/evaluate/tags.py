@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from luthier.core.tasks import Tagged
+from luthier.data.labelling import Numbers
 from luthier.evaluate.judged import Judged
+from luthier.evaluate.labels import need_known
 from luthier.evaluate.shares import of_counts
 from luthier.metrics.entity_f1 import entity_counts, entity_f1, marks_spans, spans
 from luthier.metrics.f1 import f1, harmonic
@@ -46,12 +48,19 @@ def predict(reader: Reader, samples: Sequence[Sample]) -> list[Prediction]:
 
 
 def judge(reader: Reader, samples: Sequence[Sample], predictions: Sequence[Prediction]) -> Judged:
-    """Compare with the rows' own tags."""
+    """Compare with the rows' own tags; one that the model does not know is never predicted, and wrong.
+
+    Raises:
+        DataError: No row has a tag that the model knows.
+    """
+    assert reader.purpose.labels is not None
+    numbers = Numbers(reader.purpose.labels)
     pairs: list[tuple[list[str], list[str]]] = [
-        (row["tags"], list(sample.example.tags))
+        (row["tags"], list(map(numbers.name, sample.example.tags)))
         for sample, row in zip(samples, predictions, strict=True)
         if isinstance(sample.example, Tagged)
     ]
+    need_known(reader.names, [tag for _, true in pairs for tag in true])
     right = np.array([[sum(map(str.__eq__, *pair)), len(pair[1])] for pair in pairs])
     metrics = {"accuracy": float(right[:, 0].sum() / right[:, 1].sum())}
     if not marks_spans(reader.names):

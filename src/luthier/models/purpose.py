@@ -79,7 +79,12 @@ def read_purpose(folder: Path) -> Purpose | None:
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
         told = tree.get("labels")
-        labels = told and Labels(names=tuple(told["names"]), counts=tuple(told["counts"]), problem=told["problem"])
+        labels = told and Labels(
+            names=tuple(told["names"]),
+            counts=tuple(told["counts"]),
+            problem=told["problem"],
+            fixed=told.get("fixed", False),
+        )
         return Purpose(task=tree["task"], objective=tree["objective"], labels=labels, data=tree["data"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         where, allowed = f"task of {folder}", "what `luthier train` wrote"
@@ -114,7 +119,8 @@ def labels_in(config: PretrainedConfig) -> Labels:
     problem: Problem = told if told in get_args(Problem) else "single_label_classification"
     if told is None and config.num_labels == 1:
         problem = "regression"
-    return Labels(names=tuple(str(names.get(place, place)) for place in range(config.num_labels)), problem=problem)
+    every = tuple(str(names.get(place, place)) for place in range(config.num_labels))
+    return Labels(names=every, problem=problem, fixed=True)
 
 
 def name_labels(config: PretrainedConfig, labels: Labels | None) -> None:

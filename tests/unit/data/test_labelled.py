@@ -95,6 +95,20 @@ def test_integers_are_values_where_the_objective_says_so(write):
     assert targets(classes) == [(1.0,), (0.0,)]
 
 
+def test_whole_values_are_classes_where_the_objective_says_so(write):
+    """As pandas writes integers of which some are missing."""
+    rows = [{"text": "a", "label": n} for n in (10.0, 2.0, 2.0)]
+    found = made(rows, write, problem="single_label_classification")
+    assert found.labels == Labels(names=("2", "10"), counts=(2, 1))
+    assert targets(found) == [(1.0,), (0.0,), (0.0,)]
+
+
+def test_integers_for_each_class_are_not_read_as_classes(write):
+    rows = [{"text": "a", "labels": labels} for labels in ([0, 1, 0], [1, 1, 0])]
+    with pytest.raises(DataError, match=r"no row has a label \(2 rows: labels names a class twice; 0 or 1 for each"):
+        made(rows, write)
+
+
 def test_rows_to_evaluate_on_have_the_labels_of_the_training_rows(write):
     held_out = [{"text": "a", "label": label} for label in ("b", "c", "a")]
     train = made(MOODS, write, held_out=held_out)

@@ -11,13 +11,13 @@ from tests.unit.data.encoders import bert, gpt, roberta
 
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.tasks import Labels, Tagged
-from luthier.data import prepare
+from luthier.data import eval_batches, prepare
 from luthier.data.fill import Context
 from luthier.data.kinds import tagged
 from luthier.data.labelling import Numbers
 from luthier.data.originals import originals
 from luthier.data.vocabulary import vocabulary
-from luthier.recipe.schema import Data
+from luthier.recipe.schema import Data, Train
 
 TOKENIZERS = {"bert": bert(), "roberta": roberta(), "gpt": gpt()}
 SENTENCE = {"tokens": "Nina lives in unbelievable Rome .".split(), "tags": "B-PER O O B-LOC I-LOC O".split()}
@@ -90,6 +90,17 @@ def test_windows_have_one_name_and_are_counted(write):
     assert original.trees == range(len(found.rows))
     words = [int(word) for window in original.windows for word in window.words if word >= 0]
     assert words == list(range(60))
+
+
+def test_evaluations_keep_the_windows_of_a_row_in_order(write):
+    """Short rows and last windows fill each other's bins otherwise, and an entity over two windows falls apart."""
+    rows = [{"tokens": ["nina"] * count, "tags": ["O", "B-PER"] * (count // 2)} for count in (4, 40, 8, 26, 30)]
+    found = made(rows, write, max_length=20)
+    assert found.rows.windowed
+    assert not made(rows, write, max_length=200).rows.windowed
+    batches = eval_batches(found.rows, Data(train="x", max_length=20), Train(per_device_eval_batch_size=1))
+    seen = [tree.segments[0].ids.tolist() for batch in batches for tree in batch]
+    assert seen == [found.rows.tree(place).segments[0].ids.tolist() for place in range(len(found.rows))]
 
 
 def test_words_that_become_no_token_are_counted(write):

@@ -78,3 +78,11 @@ def test_one_row_has_no_other(made, tmp_path):
         read(made("kto", [SINGLE]))
     with pytest.raises(DataError, match=r"data\.eval: one row only"):
         read(made("kto", [SINGLE] * 2, [SINGLE], train=str(tmp_path / "0.jsonl"), eval=str(tmp_path / "1.jsonl")))
+
+
+def test_a_score_outside_its_range_is_told_before_anything_is_trained(made):
+    """Not in the step that meets it: it is neither the first row nor the first of a grade."""
+    pairs = [{"sentence1": "a", "sentence2": "b", "score": score} for score in (0.5, 1.0, 0.0, 7.0, 0.2)]
+    recipe = made("cosine", pairs)
+    with pytest.raises(DataError, match=r"0\.jsonl:4: a score of 7; objective\.score_range, 0 to 1"):
+        read(recipe)

@@ -21,8 +21,10 @@ from luthier.recipe.schema import Source
 NAN = float("nan")
 
 
-def reader(names: tuple[str, ...] = (), problem: str = "single_label_classification", **config: Any) -> Any:
-    told = Labels(names=names, problem=problem) if names else None  # type: ignore[arg-type]
+def reader(
+    names: tuple[str, ...] = (), problem: str = "single_label_classification", *, fixed: bool = False, **config: Any
+) -> Any:
+    told = Labels(names=names, problem=problem, fixed=fixed) if names else None  # type: ignore[arg-type]
     return SimpleNamespace(
         names=names, purpose=SimpleNamespace(labels=told), config=SimpleNamespace(**config), lay=None, read=None
     )
@@ -62,6 +64,43 @@ def test_labels():
     found = labels.judge(reader(("v",), "regression"), values, [{"value": v} for v in (0.1, 0.3, 0.2, 0.9)])
     assert found.metrics["spearman"] == pytest.approx(0.8)
     assert found.values.mean() == pytest.approx(0.8)
+
+
+def test_labels_by_number_as_a_recipe_fixed_their_order():
+    rows = samples(*(Labelled(text="t", labels=(name,)) for name in ("1", 0.0, "bad", "1")))
+    said = [{"label": name} for name in ("good", "bad", "bad", "bad")]
+    found = labels.judge(reader(("bad", "good"), fixed=True), rows, said)
+    assert (found.values.tolist(), found.metrics["f1_macro"]) == ([1, 1, 1, 0], pytest.approx((0.8 + 2 / 3) / 2))
+    words = samples(Tagged(words=("x", "y"), tags=("1", "0")))
+    assert tags.judge(reader(("O", "B-P"), fixed=True), words, [{"tags": ["B-P", "O"]}]).value == 1.0
+    with pytest.raises(DataError, match=r"labels 1, 0, of which the model knows none; its own: O, B-P"):
+        tags.judge(reader(("O", "B-P")), words, [{"tags": ["B-P", "O"]}])
+    with pytest.raises(DataError, match="of which the model knows none"):
+        labels.judge(reader(("a", "b")), rows[:1], [{"label": "a"}])
+
+
+def test_zeros_and_ones_for_each_class():
+    rows = samples(Labelled(text="t", labels=(1.0, 0.0, 1.0)), Labelled(text="t", labels=(0.0, 0.0, 0.0)))
+    model = reader(("0", "1", "2"), "multi_label_classification")
+    found = labels.judge(model, rows, [{"labels": ["0", "2"]}, {"labels": ["1"]}])
+    assert (found.metric, found.values.tolist()) == ("accuracy", [1.0, 0.0])
+    with pytest.raises(DataError, match="row 0: labels are not 0 or 1 for each class"):
+        labels.judge(model, samples(Labelled(text="t", labels=(1.0,))), [{"labels": []}])
+
+
+@pytest.mark.parametrize(
+    ("problem", "given", "said"),
+    [
+        ("single_label_classification", (), "row 0: 0 labels; one label"),
+        ("single_label_classification", ("a", "b"), "row 0: 2 labels; one label"),
+        ("regression", ("a",), r"row 0: a label that is not a number \('a'\)"),
+        ("regression", (1.0, 2.0), "row 0: not as many values as others have"),
+    ],
+)
+def test_labels_of_another_kind(problem, given, said):
+    names = ("value",) if problem == "regression" else ("a", "b")
+    with pytest.raises(DataError, match=said):
+        labels.judge(reader(names, problem), samples(Labelled(text="t", labels=given)), [{"value": 1.0, "label": "a"}])
 
 
 def test_tags():

@@ -64,6 +64,9 @@ def read(row: Mapping[str, Any], columns: Mapping[str, str]) -> Labelled:
         raise RowFault(f"no column {name}")
     value = row[name]
     labels = [_label(item, name) for item in value] if isinstance(value, list) else [_label(value, name)]
+    numbers = [item for item in value if isinstance(item, int)] if isinstance(value, list) else []
+    if len(set(numbers)) < len(numbers):  # [0, 1, 0] would be read as the classes 0 and 1
+        raise RowFault(f"{name} names a class twice; 0 or 1 for each class is written 0.0 or 1.0", f"{value}"[:60])
     values = [label for label in labels if isinstance(label, float)]
     if values and len(values) < len(labels):
         # 5 among 4.5 and 3.8: in a list of numbers a writer of JSON may leave out the fraction
