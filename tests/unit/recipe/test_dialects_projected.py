@@ -106,5 +106,5 @@ def test_such_recipes_load():
     tree = {key: value for key, value in parse(TRL_SFT).items() if not key.startswith(("lora", "use_peft"))}
     assert load_recipe(tree | {"optim": "galore_adamw", **TARGETS}).recipe.method["name"] == "galore"
     tree = {key: value for key, value in parse(LLAMAFACTORY).items() if not key.startswith("lora")}
-    with pytest.raises(RecipeError, match="use_apollo: received true .*; true for one of the two"):
+    with pytest.raises(RecipeError, match=r"use_apollo: received true .*; true for one of the two"):
         load_recipe(tree | {"finetuning_type": "full", "use_galore": True, "use_apollo": True})
