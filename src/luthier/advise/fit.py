@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from luthier.engine.memory import SHARE, Need, need_of
 from luthier.recipe import Optim
+from luthier.recipe.rules import WHOLE
 
 if TYPE_CHECKING:
     from luthier.advise.facts import Facts
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 # Bits of a number in NF4 with double quantisation: 4, and 0.127 for its block's scale (arXiv 2305.14314, section 3).
 # `int8` keeps one float32 scale for each row of a matrix, which is nothing beside the row.
 BITS = {"none": 0.0, "nf4": 4.127, "fp4": 4.127, "int8": 8.0}
-WHOLE = ("full", "freeze")  # methods that train the base's own matrices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def fits(facts: Facts, ask: Ask) -> Fit:
         packed = int(model.linear * BITS[ask.quantization] / 8)
         weights = packed + (model.parameters - model.linear) * facts.itemsize
     tokens = _tokens(facts, ask)
-    whole = ask.method in WHOLE
+    whole = ask.method in WHOLE  # of freeze, GaLore and APOLLO more than they need: those of full fine-tuning
     saved = (model.saved_full if whole else model.saved_lora) * tokens
     if ask.checkpointing:  # the inputs of all layers, and one layer whole while it is computed again
         saved = min(saved, tokens * model.hidden_size * model.layers * facts.itemsize + saved // model.layers)

@@ -78,6 +78,7 @@ class Trainable:
         disabled: Inside, the model computes what it did before the method.
         starts_as_base: Whether the model computes that before its first step too; virtual tokens change it at once.
         transforms: What stands between gradient and optimiser, by parameter's name; most methods have none.
+        layerwise: Whether parameters move in the backward pass, each as soon as its gradient is there.
     """
 
     model: torch.nn.Module
@@ -88,6 +89,7 @@ class Trainable:
     disabled: Callable[[], AbstractContextManager[None]]
     starts_as_base: bool = True
     transforms: Mapping[str, GradientTransform] = field(default_factory=dict)
+    layerwise: bool = False
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """All trained parameters by their name in the checkpoint."""

@@ -21,21 +21,22 @@ if TYPE_CHECKING:
 ROWS = 8  # rows that a message names
 
 
-def loss_not_finite(checkpoints: Path, step: int, result: StepResult, norm: float) -> RunFailed:
-    """The loss or the gradient of a step is NaN or infinite; no update was made.
+def loss_not_finite(checkpoints: Path, step: int, result: StepResult, norm: float, *, begun: bool = False) -> RunFailed:
+    """The loss or the gradient of a step is NaN or infinite.
 
     Args:
         checkpoints: The run's folder of checkpoints.
         step: Steps done before this one.
         result: Of this step.
         norm: The gradient's norm.
+        begun: Whether some parameters had moved in this step already.
     """
     what = f"loss {result.loss}" if not math.isfinite(result.loss) else f"gradient norm {norm}"
     rows = ", ".join(result.rows[:ROWS]) + (f" and {len(result.rows) - ROWS} more" if len(result.rows) > ROWS else "")
     return RunFailed(
         f"step {step + 1}",
         f"{what} on rows {rows}",
-        f"no update was made; {_last_good(checkpoints, step)}",
+        f"{'an update was begun and is not saved' if begun else 'no update was made'}; {_last_good(checkpoints, step)}",
         "lower optim.learning_rate, or look at these rows with `luthier data`",
     )
 

@@ -20,6 +20,7 @@ from luthier.engine import checkpoint, metrics, schedule
 from luthier.engine._callback import Watchers
 from luthier.engine.best import check_metric, is_better, metric_of
 from luthier.engine.failures import loss_not_finite, memory_as_failure, other_data, other_world, weights_not_finite
+from luthier.engine.layerwise import Layerwise
 from luthier.engine.machine import made_with
 from luthier.engine.optim import build_optimizer, clip, set_learning_rate
 from luthier.engine.presence import STOP, announced
@@ -74,6 +75,7 @@ def begin(work: Work, *, resume: bool) -> State:
     """
     masters = masters_of(work.recipe, work.trainable)
     optimizer = build_optimizer(work.recipe.optim, work.trainable, masters.twins)
+    layerwise = Layerwise(work.trainable, masters, optimizer, work.ranks) if work.trainable.layerwise else None
     work.ranks.seed_apart(work.recipe.seed)
     random = checkpoint.random_state()
     if work.ranks.first:
@@ -90,7 +92,13 @@ def begin(work: Work, *, resume: bool) -> State:
     if work.ranks.first:
         presence.enter_context(announced(work.folder, work.total_steps))
     return State(
-        masters=masters, optimizer=optimizer, progress=progress, watchers=watchers, random=random, presence=presence
+        masters=masters,
+        optimizer=optimizer,
+        progress=progress,
+        watchers=watchers,
+        random=random,
+        presence=presence,
+        layerwise=layerwise,
     )
 
 
@@ -127,6 +135,9 @@ def _restore(
 
 def _one_step(work: Work, state: State) -> None:
     wall, cpu, ranks = time.perf_counter(), time.process_time(), work.ranks
+    if state.layerwise is not None:
+        step = state.progress.step
+        state.layerwise.begin(step, schedule.learning_rate(work.recipe.optim, step, work.total_steps))
     result = accumulate(work.trainable.model, work.objective, work.batches(state.progress.step), work.refer, ranks)
     ranks.add_gradients(state.masters.twins.values())
     shares, spent = zip(*ranks.gather((result, time.process_time() - cpu)), strict=True)
@@ -147,12 +158,15 @@ def update(work: Work, state: State, result: StepResult, spent: tuple[float, flo
     """
     optim, progress = work.recipe.optim, state.progress
     wall, cpu = time.perf_counter(), time.process_time()
-    norm = clip(state.masters.twins, optim.max_grad_norm)
-    if not (math.isfinite(result.loss) and math.isfinite(norm)):
-        raise loss_not_finite(work.checkpoints, progress.step, result, norm)  # before anything was moved
+    layerwise = state.layerwise
+    norm = clip(state.masters.twins, optim.max_grad_norm) if layerwise is None else layerwise.norm
+    if not (math.isfinite(result.loss) and math.isfinite(norm)):  # before anything was moved, if not layer by layer
+        begun = layerwise is not None and layerwise.begun
+        raise loss_not_finite(work.checkpoints, progress.step, result, norm, begun=begun)
     rate = schedule.learning_rate(optim, progress.step, work.total_steps)
-    set_learning_rate(state.optimizer, rate)
-    state.masters.move(state.optimizer, progress.step)
+    if layerwise is None:
+        set_learning_rate(state.optimizer, rate)
+        state.masters.move(state.optimizer, progress.step)
     seconds = spent[0] + time.perf_counter() - wall
     progress.step += 1
     progress.tokens += result.tokens

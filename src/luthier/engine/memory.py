@@ -123,7 +123,10 @@ def need(trainable: Trainable, optim: Optim, tokens: int, layers: int) -> Need:
         device=next(trainable.model.parameters()).device.type,
         optim=optim,
     )
-    return replace(found, states=found.states - spared_bytes(trainable, optim))
+    spared = spared_bytes(trainable, optim)
+    if trainable.layerwise:  # no more gradients than one parameter's are there at a time
+        spared += 4 * (trainable.num_trainable - max(p.numel() for p in parameters))
+    return replace(found, states=found.states - spared)
 
 
 def need_of(

@@ -88,10 +88,12 @@ class Masters:
     def __init__(self, trainable: Trainable) -> None:
         self.twins: dict[str, torch.nn.Parameter] = {}
         self._pairs: list[tuple[torch.nn.Parameter, torch.nn.Parameter]] = []
+        self._places: dict[str, int] = {}
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         for name, parameter in trainable.parameters().items():
             if is_short(parameter):
                 twin = self._twin(parameter)
+                self._places[name] = len(self._pairs)
                 self._pairs.append((parameter, twin))
                 self._hooks.append(parameter.register_post_accumulate_grad_hook(_move_gradient(twin)))
                 self.twins[name] = twin
@@ -102,22 +104,28 @@ class Masters:
     def _twin(self, parameter: torch.nn.Parameter) -> torch.nn.Parameter:
         return torch.nn.Parameter(parameter.detach().float())
 
-    def move(self, optimizer: torch.optim.Optimizer, step: int) -> None:  # noqa: ARG002 - others draw by it
+    def move(self, optimizer: torch.optim.Optimizer, step: int, only: str | None = None) -> None:  # noqa: ARG002
         """Make one update, which uses the gradients up, and let the model have it.
 
         Args:
             optimizer: Over the twins.
-            step: Steps done before.
+            step: Steps done before: where updates are rounded, random numbers are drawn by it.
+            only: The one parameter that has a gradient, where it moves alone.
         """
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        self.publish()
+        self.publish(only)
 
     @torch.no_grad()
-    def publish(self) -> None:
-        """Round the twins into the model's own parameters."""
-        for parameter, twin in self._pairs:
+    def publish(self, only: str | None = None) -> None:
+        """Round the twins, or one of them, into the model's own parameters."""
+        for place in self._chosen(only):
+            parameter, twin = self._pairs[place]
             parameter.copy_(twin)
+
+    def _chosen(self, only: str | None) -> list[int]:
+        """Places of the pairs: all, or that of one parameter, which has none where it is float32 already."""
+        return [place for name, place in self._places.items() if only in (None, name)]
 
     def release(self) -> None:
         """Let the model's parameters keep their own gradients again: the model outlives the run."""

@@ -93,13 +93,15 @@ class Rounded(Masters):
         return torch.nn.Parameter(_nothing(parameter))
 
     @torch.no_grad()
-    def move(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+    def move(self, optimizer: torch.optim.Optimizer, step: int, only: str | None = None) -> None:
         """As with masters; optimisers pass over parameters without a gradient, so each moves once."""
-        waiting = {id(twin): twin.grad for _, twin in self._pairs}
-        for _, twin in self._pairs:
+        chosen = self._chosen(only)
+        twins = [self._pairs[place][1] for place in chosen]
+        waiting = {id(twin): twin.grad for twin in twins}
+        for twin in twins:
             twin.grad = None
         optimizer.step()  # what is float32 anyway
-        for places in _some(self._pairs):
+        for places in _some({place: self._pairs[place][0].numel() for place in chosen}):
             for place in places:
                 parameter, twin = self._pairs[place]
                 twin.data, twin.grad = parameter.float(), waiting.pop(id(twin))
@@ -113,7 +115,7 @@ class Rounded(Masters):
                 twin.data, twin.grad = _nothing(parameter), None
         optimizer.zero_grad(set_to_none=True)
 
-    def publish(self) -> None:
+    def publish(self, only: str | None = None) -> None:
         """The model has its numbers already."""
 
 
@@ -122,15 +124,15 @@ def _nothing(parameter: torch.Tensor) -> torch.Tensor:
     return torch.zeros((), device=parameter.device).expand(parameter.shape)
 
 
-def _some(pairs: list[tuple[torch.nn.Parameter, torch.nn.Parameter]]) -> Iterator[list[int]]:
-    """Places of parameters that move together."""
+def _some(sizes: dict[int, int]) -> Iterator[list[int]]:
+    """Places of parameters that move together, of places with how many numbers stand there."""
     some: list[int] = []
     held = 0
-    for place, (parameter, _) in enumerate(pairs):
-        if some and held + parameter.numel() > AT_A_TIME:
+    for place, size in sizes.items():
+        if some and held + size > AT_A_TIME:
             yield some
             some, held = [], 0
         some.append(place)
-        held += parameter.numel()
+        held += size
     if some:
         yield some

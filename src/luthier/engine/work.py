@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from luthier.core.trainable import Objective, Trainable
     from luthier.core.types import Tree
     from luthier.engine._callback import Callback, Watchers
+    from luthier.engine.layerwise import Layerwise
     from luthier.engine.precision import Masters
     from luthier.kernels.forest import Forest
     from luthier.recipe import Recipe
@@ -114,6 +115,7 @@ class State:
         watchers: Who is told.
         random: Where the run's random numbers begin, or go on.
         presence: What says that the run goes on (`presence`); closed with the run.
+        layerwise: What moves parameters in the backward pass, where that is asked for.
     """
 
     masters: Masters
@@ -122,9 +124,12 @@ class State:
     watchers: Watchers
     random: dict[str, str]
     presence: ExitStack
+    layerwise: Layerwise | None = None
 
     def close(self) -> None:
         """The run ends, for whatever reason."""
         self.presence.close()
         self.watchers.tell("on_end")
         self.masters.release()
+        if self.layerwise is not None:
+            self.layerwise.release()

@@ -37,6 +37,8 @@ class ProjectedKeys(BaseModel):
     """Whose gradients are projected: name endings, a regular expression, or `all-linear`, `attention`, `mlp`."""
     exclude_modules: Names | None = None
     """Name endings, or a regular expression, of modules that are no targets."""
+    layerwise: bool = False
+    """Move each parameter in the backward pass and free its gradient: one micro-batch a step and no clipping."""
     only_targets: bool = False
     """Freeze every parameter but the targets' matrices (and a new head); else the others train plainly."""
     freeze: Words = ()
@@ -78,7 +80,7 @@ def train_projected(
     trainable = train_in_place(model, kept, method)
     seed = int(torch.randint(1 << 62, ()))  # of the run's own seed, which is set before methods are applied
     transforms = {name: make(_sides(p), seed, place) for place, (name, p) in enumerate(targets.items())}
-    return replace(trainable, transforms=transforms)
+    return replace(trainable, transforms=transforms, layerwise=config.layerwise)
 
 
 def _sides(matrix: nn.Parameter) -> tuple[int, int]:

@@ -158,6 +158,20 @@ RULES = (
         "set method: lora, or model.quantization: none",
     ),
     Rule(
+        lambda r: r.method.get("layerwise") is True and r.train.gradient_accumulation_steps > 1,
+        "method.layerwise",
+        "several micro-batches a step, whose gradients are added up",
+        "train.gradient_accumulation_steps: 1, or method.layerwise: false",
+        "choose one of these",
+    ),
+    Rule(
+        lambda r: r.method.get("layerwise") is True and r.optim.max_grad_norm > 0,
+        "method.layerwise",
+        "clipping by the norm of the whole gradient, which is never there at once",
+        "optim.max_grad_norm: 0, or method.layerwise: false",
+        "choose one of these",
+    ),
+    Rule(
         lambda r: r.method.get("moments") == "rotate" and entry_of(r.optim.optim) not in LINEAR,
         "method.moments",
         "rotate, with an optimiser whose moments are of 8 bits or factors",

@@ -70,7 +70,8 @@ def state_bytes(result: RunResult, optim: Optim) -> int:
     trained = {id(parameter): parameter for parameter in result.trainable.parameters().values()}.values()
     short = sum(parameter.numel() for parameter in trained if parameter.element_size() < 4)
     masters = 4 * short if optim.weights == "float32" else 0
-    gradients = sum(4 * parameter.numel() for parameter in trained)
+    sizes = [4 * parameter.numel() for parameter in trained]
+    gradients = max(sizes, default=0) if result.trainable.layerwise else sum(sizes)
     files = sorted(
         result.folder.glob("checkpoints/step-*/optimizer.safetensors"), key=lambda file: file.stat().st_mtime
     )

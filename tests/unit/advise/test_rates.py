@@ -65,6 +65,8 @@ def test_the_document_names_every_rate():
         (70e9, "lora", "sft", 1e-4),
         (7e9, "full", "sft", 2e-5),
         (7e9, "full", "dpo", 5e-7),
+        (7e9, "galore", "sft", 2e-5),
+        (7e9, "apollo", "dpo", 5e-7),
         (7e9, "lora", "dpo", 5e-6),
         (SMALL, "lora", "dpo", 1.5e-4),
         (7e9, "full", "orpo", 8e-6),

@@ -178,7 +178,7 @@ def test_freeze_keeps_its_keys():
         ),
         ({"val_size": 0.1}, "val_size: received 0.1 (number); rows are not split at random here; write val_size=0"),
         ({"template": "deepseek3"}, "template: received 'deepseek3' (text); known: alpaca, "),
-        ({"use_galore": True}, "use_galore: received true"),
+        ({"use_galore": True}, "use_galore: with finetuning_type lora; GaLore and APOLLO train the whole model"),
         ({"lora_rnak": 8}, "lora_rnak: unknown key; did you mean 'lora_rank'?"),
         ({"dataset": "x", "dataset_dir": "nowhere"}, "dataset_dir: nowhere/dataset_info.json cannot be read"),
         (

@@ -27,6 +27,9 @@ BROKEN = [  # one for each rule, in the table's order
     ["objective={name: dpo, reference: runs/x/adapter}", "output_dir=./runs/x"],
     ["train.max_steps=0"],
     ["model.quantization=nf4", "method=full"],
+    ["method={name: galore, layerwise: true}", "train.gradient_accumulation_steps=2"],
+    ["method={name: apollo, layerwise: true}"],
+    ["method={name: galore, moments: rotate}", "optim.optim=adafactor"],
     ["model.quantization=int8", "model.bnb_4bit_use_double_quant=true"],
     ["model.quantization=nf4", "train.torch_compile=true"],
 ]
@@ -61,6 +64,7 @@ def test_rule(rule, words):
         ["objective=dpo", "output_dir=."],
         ["objective={name: dpo, reference: runs/sft}", "output_dir=runs"],
         ["train.report_to=[tensorboard, wandb]"],
+        ["method={name: galore, layerwise: true, moments: rotate}", "optim.max_grad_norm=0", "optim.optim=lion"],
         ["model.quantization=fp4", "model.bnb_4bit_use_double_quant=true", "method=ia3"],
     ],
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.advise.rates import ANSWERS, JUDGED_FULL, JUDGED_LORA, LORA_OVER_FULL, Point, between, rounded
 from luthier.advise.value import Advice
+from luthier.recipe.rules import WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,9 +54,11 @@ def _table(method: str, objective: str) -> tuple[float, tuple[Point, ...], list[
     judged = objective in JUDGED_FULL
     if method in ANSWERS and not judged:
         return 1.0, ANSWERS[method], [] if objective == "sft" else [f"nothing is known of {objective}: as for sft"]
+    if not judged and method in WHOLE:
+        return 1.0, ANSWERS["full"], [f"nothing is known of {method}: as in full"]
     if not judged:
         return 1.0, ANSWERS["lora"], [f"nothing is known of {method}: as for lora"]
-    if method in ("full", "freeze"):
+    if method in WHOLE:
         return 1.0, JUDGED_FULL[objective], []
     strange = [] if method == "lora" else [f"nothing is known of {method} with {objective}: as for lora"]
     if objective in JUDGED_LORA:

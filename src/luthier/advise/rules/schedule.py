@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from luthier.advise.fit import WHOLE
 from luthier.advise.steps import epochs, total_steps
 from luthier.advise.value import Advice
+from luthier.recipe.rules import WHOLE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

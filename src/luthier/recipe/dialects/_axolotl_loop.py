@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from luthier.recipe.dialects import _optim, _training
+from luthier.recipe.dialects import _optim, _projected, _training
 
 if TYPE_CHECKING:
     from luthier.recipe.dialects._draft import Draft
 
 KEYS = (
     *_optim.AXOLOTL,
+    *_projected.ARGUMENTS,
     "eval_steps",
     "eval_strategy",
     "evals_per_epoch",

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from luthier.recipe.dialects import _projected
 from luthier.recipe.text import said
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ AXOLOTL = ("embedding_lr", "embedding_lr_scale", "lr_groups")
 
 def optimiser(draft: Draft, key: str) -> None:
     """Read which optimiser; Lion has AdamW's betas in these tools, and its paper's here."""
+    if "optim.optim" in draft.moved:
+        return  # with GaLore or APOLLO, of which it is a part
+    _projected.no_arguments(draft)
     draft.choose(key, "optim.optim", OPTIMISERS, "write adamw_torch")
     name = str(draft.given.get(key))
     if name in OPTIMISERS and name.startswith("paged_") and not name.endswith("8bit"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from luthier.recipe.dialects import _optim
+from luthier.recipe.dialects import _optim, _projected
 from luthier.recipe.dialects._draft import OFF, Only
 from luthier.recipe.text import said
 
@@ -44,8 +44,6 @@ ONLY = {
     "fsdp": Only((*OFF, [], {}), _SHARDED),
     "fsdp_config": Only((*OFF, {}), _SHARDED),
     "resume_from_checkpoint": Only(OFF, "remove it, and go on with `luthier train RECIPE --resume`"),
-    "optim_args": Only((None, ""), "remove it: the keys of `optim` are all there are"),
-    "optim_target_modules": Only((*OFF, []), "remove it: Luthier has no GaLore or APOLLO"),
     "lr_scheduler_kwargs": Only((None, {}), "remove it: the shapes linear, cosine and constant have no keys"),
     "do_predict": Only((False,), "remove it, and ask the run with `luthier generate` or `luthier evaluate`"),
     "do_train": Only((True,), "write do_train: true; a model alone is evaluated by `luthier evaluate`"),
@@ -112,6 +110,7 @@ READ = (
     "lr_scheduler_type",
     "metric_for_best_model",
     "optim",
+    *_projected.ARGUMENTS,
     "report_to",
     "save_steps",
     "save_strategy",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from luthier.recipe.dialects import _axolotl_loop, _axolotl_rows, _objective, _optim, _quantized, _training
+from luthier.recipe.dialects import _axolotl_loop, _axolotl_rows, _objective, _optim, _projected, _quantized, _training
 from luthier.recipe.dialects._draft import OFF, Asked, Draft, Only
 from luthier.recipe.dialects._templates import chat_template
 from luthier.recipe.text import said
@@ -268,7 +268,8 @@ def _method(draft: Draft) -> None:
         allowed = "lora, qlora, or none for full fine-tuning"
         draft.refuse("adapter", f"received {said(adapter)}", allowed, "write adapter: lora")
     if not adapter:
-        draft.put("method.name", "full", "adapter")
+        if not _projected.from_optimiser(draft, "optimizer", "adapter"):
+            draft.put("method.name", "full", "adapter")
         draft.ignore(*LORA, *_optim.LORAPLUS, "lora_target_modules", "lora_target_linear")
         return
     draft.put("method.name", "lora", "adapter")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from luthier.recipe.dialects import _named_sets, _objective, _optim, _quantized, _training
+from luthier.recipe.dialects import _named_sets, _objective, _optim, _projected, _quantized, _training
 from luthier.recipe.dialects._draft import Asked, Draft, Only
 from luthier.recipe.dialects._templates import chat_template
 from luthier.recipe.text import said
@@ -28,8 +28,6 @@ _OTHER = "remove it: Luthier has no such method or start; `lora` takes use_rslor
 _MODEL = "remove it: the model is trained as it was loaded"
 ONLY = _training.ONLY | {
     "pissa_init": Only((False,), _OTHER),
-    "use_galore": Only((False,), _OTHER),
-    "use_apollo": Only((False,), _OTHER),
     "use_badam": Only((False,), _OTHER),
     "use_adam_mini": Only((False,), _OTHER),
     "use_muon": Only((False,), _OTHER),
@@ -65,7 +63,6 @@ IDLE = (
     "enable_liger_kernel",
     "enable_thinking",
     "flash_attn",
-    "galore_*",
     "include_effective_tokens_per_second",
     "low_cpu_mem_usage",
     "offload_folder",
@@ -127,7 +124,9 @@ READ = (
     "val_size",
     "eval_on_each_dataset",
 )
-KEYS = frozenset({*PLACES, *ONLY, *IDLE, *LORA, *OBJECTIVE, *READ, *_training.KEYS, *_optim.LORAPLUS})
+KEYS = frozenset(
+    {*PLACES, *ONLY, *IDLE, *LORA, *OBJECTIVE, *READ, *_training.KEYS, *_optim.LORAPLUS, *_projected.FACTORY}
+)
 MARKS = frozenset(
     {"stage", "finetuning_type", "template", "cutoff_len", "dataset_dir", "lora_rank", "lora_target", "pref_loss"}
 )
@@ -237,12 +236,16 @@ def _method(draft: Draft) -> None:
     if kind not in ("lora", "full", "freeze"):
         draft.refuse("finetuning_type", f"received {said(kind)}", "lora, full, freeze", "write one of these")
     if kind != "lora":
-        draft.put("method.name", "freeze" if kind == "freeze" else "full", "finetuning_type")
+        if kind != "full":
+            _projected.no_switches(draft, "freeze")
+        if kind != "full" or not _projected.from_switches(draft):
+            draft.put("method.name", "freeze" if kind == "freeze" else "full", "finetuning_type")
         draft.ignore(*LORA, *_optim.LORAPLUS, "lora_target", "additional_target", *(freeze if kind != "freeze" else ()))
         for key in (key for key in freeze if kind == "freeze" and draft.has(key)):
             draft.put(f"method.{key}", _names(draft.take(key)), key)
         return
     draft.ignore(*freeze)
+    _projected.no_switches(draft, "lora")
     draft.put("method.name", "lora", "finetuning_type")
     draft.table(LORA, {}, ())
     _optim.loraplus(draft)

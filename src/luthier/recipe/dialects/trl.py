@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.recipe.dialects import _mixture, _quantized, _training, _trl_objective
+from luthier.recipe.dialects import _mixture, _projected, _quantized, _training, _trl_objective
 from luthier.recipe.dialects._draft import OFF, Asked, Draft, Only
 from luthier.recipe.tasks import tasks_of
 from luthier.recipe.text import said
@@ -210,7 +210,8 @@ def _method(draft: Draft, name: str) -> None:
     if use and task not in (None, wanted):
         draft.refuse("lora_task_type", f"received {said(task)}", f"objective {name} has {wanted}", "correct it")
     if use is not True:
-        draft.put("method.name", "full", "use_peft")
+        if not _projected.from_optimiser(draft, "optim", "use_peft"):
+            draft.put("method.name", "full", "use_peft")
         lora = [key for key in (*LORA, "lora_task_type") if draft.has(key)]
         draft.ignore(*LORA, "lora_task_type")
         if lora:
