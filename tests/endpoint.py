@@ -12,7 +12,7 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-FAULTS = ("429", "500", "hang", "broken", "half", "empty", "drop")
+FAULTS = (*("429", "500", "broken", "half", "empty", "drop") * 4, "hang")  # a hang costs the client's time-out
 
 
 def verdict_of(content: str) -> str:
@@ -26,7 +26,7 @@ class Endpoint(ThreadingHTTPServer):
 
     Args:
         share: Of the requests that go wrong.
-        faults: How they do.
+        faults: How they do, one after another.
         hang: Seconds that a hanging request takes; the client's time-out must be shorter.
         slow: Seconds that every reply takes.
     """
@@ -42,7 +42,7 @@ class Endpoint(ThreadingHTTPServer):
         self.seen: Counter[str] = Counter()  # what happened to requests
         self.times: list[float] = []
         self.keys: set[str] = set()
-        self.in_flight = self.most = 0
+        self.in_flight = self.most = self.failed = 0
         self.bodies: list[dict] = []
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -55,7 +55,17 @@ class Endpoint(ThreadingHTTPServer):
 
     def draw(self) -> str:
         with self.lock:
-            return self.random.choice(self.faults) if self.random.random() < self.share else "fine"
+            if self.random.random() >= self.share:
+                return "fine"
+            self.failed += 1
+            return self.faults[(self.failed - 1) % len(self.faults)]
+
+    def settled(self) -> None:
+        """Wait until nothing is in flight and nothing arrives: a killed client's last requests may still lie queued."""
+        before = -1
+        while self.in_flight or before != len(self.times):
+            before = len(self.times)
+            time.sleep(0.5)
 
 
 def answers(bench: Path, *models: str) -> None:

@@ -54,10 +54,12 @@ def _judged(folder, mode="single", **client):
     return judging, todo, Client("judge", **client)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["single", "pairwise-all"])
 def test_a_third_of_the_requests_goes_wrong(bench, mode):
-    with Endpoint(share=0.3, hang=0.8) as endpoint:
-        judging, todo, client = _judged(bench, mode, base_url=endpoint.url, timeout=0.5)
+    # A busy machine takes seconds for a reply; one that came too late would count as answered twice.
+    with Endpoint(share=0.3, hang=11.0) as endpoint:
+        judging, todo, client = _judged(bench, mode, base_url=endpoint.url, timeout=10.0)
         outcome = judging.run(todo, client, HASTE)
     rows = _rows(outcome.file)
     assert len(todo.matches) == 96 == len(rows) + len(outcome.failed)
@@ -98,7 +100,7 @@ def test_what_fails_is_named_and_not_scored(bench):
 
 
 def _start(bench, endpoint):
-    options = "--model judge --yes --parallel 4 --timeout 5 --price-in 1 --price-out 2".split()
+    options = "--model judge --yes --parallel 4 --timeout 60 --price-in 1 --price-out 2".split()
     return start("judge", "--bench", bench, "--base-url", endpoint.url, *options)
 
 
@@ -121,8 +123,7 @@ def test_killed_and_started_again(bench):
             process.kill()
             said = process.communicate()
             assert process.returncode == -9, said
-            while endpoint.in_flight:
-                time.sleep(0.01)
+            endpoint.settled()
             excused.update({asked: 1 for asked in set(endpoint.answered) - _kept(bench)})
             assert len(_kept(bench)) >= target - 4
         process = _start(bench, endpoint)

@@ -180,7 +180,7 @@ def _agree(plan: Plan, prices: Prices, yes: bool) -> None:
         UserError: The answer is no, or nobody is there to give one.
     """
     there = f"{plan.done} judgments are there; " if plan.done else ""
-    stale = f"{plan.stale} of other answers or prompts are replaced; " if plan.stale else ""
+    stale = f"{len(plan.stale)} of other answers or prompts are replaced; " if plan.stale else ""
     print(f"{there}{stale}{plan.estimate.said(prices)}", file=sys.stderr)
     if not plan.requests or yes:
         return

@@ -37,8 +37,7 @@ class Plan:
     Attributes:
         file: Where judgments go.
         matches: Those without a judgment of the same question to the judge.
-        before: Rows of the file that stay.
-        stale: Rows of the file that do not: the judge was asked something else then.
+        stale: Identities of rows in the file that will go: the judge was asked something else then.
         done: Matches that have their judgment.
         replies: Kept replies to what is left, by key.
         requests: What has to be sent, each once.
@@ -46,8 +45,7 @@ class Plan:
 
     file: Path
     matches: Sequence[Match]
-    before: Sequence[Row]
-    stale: int
+    stale: frozenset[tuple[Any, ...]]
     done: int
     replies: Mapping[str, Reply]
     requests: Sequence[Request]
@@ -103,8 +101,7 @@ class Judging:
         """
         kind = "pair" if matches and len(matches[0].models) > 1 else "single"
         file = self.bench.output / FOLDER / f"{self.model.replace('/', '--')}_{kind}.jsonl"
-        rows = [row for _, row in read_lines(file)] if file.exists() else []
-        by_identity = {identity(row): row for row in rows}
+        by_identity = {identity(row): row for row in _stored(file)}
         left, stale = [], set()
         for match in matches:
             row = by_identity.get(match.identity)
@@ -113,12 +110,10 @@ class Judging:
                 stale |= {match.identity} if row is not None else set()
         wanted = {one.key: one for match in left for one in self.requests(match)}
         kept = {key: reply for key, one in wanted.items() if (reply := self.replies.get(one)) is not None}
-        before = [row for row in rows if identity(row) not in stale]
         return Plan(
             file=file,
             matches=left,
-            before=before,
-            stale=len(rows) - len(before),
+            stale=frozenset(stale),
             done=len(matches) - len(left),
             replies=kept,
             requests=[one for key, one in wanted.items() if key not in kept],
@@ -184,7 +179,9 @@ class Judging:
                 lost = next(one for one in got if isinstance(one, Failure))
                 failed.append(match.columns | {"reason": lost.reason, "attempts": lost.attempts})
         if rows or plan.stale:
-            write_lines(plan.file, [*plan.before, *rows])
+            # Read once more: another process may have judged other models meanwhile.
+            gone = plan.stale | {identity(row) for row in rows}
+            write_lines(plan.file, [*(row for row in _stored(plan.file) if identity(row) not in gone), *rows])
         _write_failed(plan.file, failed)
         new = {request.key for request in plan.requests}
         paid = [one for key, one in found.items() if key in new and not isinstance(one, Failure)]
@@ -197,6 +194,10 @@ class Judging:
             tokens_in=sum(one.tokens_in for one in paid),
             tokens_out=sum(one.tokens_out for one in paid),
         )
+
+
+def _stored(file: Path) -> list[Row]:
+    return [row for _, row in read_lines(file)] if file.exists() else []
 
 
 def _verdicts(row: Row) -> tuple[Any, Any]:

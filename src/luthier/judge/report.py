@@ -85,7 +85,13 @@ def pairs(place: Path, choice: Choice) -> Tree:
     _known(choice, {model for row in rows for model in row.models})
     tree: Tree = {"judge": judge, "mode": "pairwise", "models": _rounded(pair_table(rows, choice.baseline))}
     tree["intervals"] = _plain(win_intervals(rows, choice.baseline))
-    tree["rows"] = {"compared": sum(row.counts for row in rows), "without_verdict": sum(not row.counts for row in rows)}
+    known = [row for row in rows if row.counts and (choice.baseline is None or choice.baseline in row.models)]
+    same = sum(row.winners[0] == row.winners[1] for row in known)
+    tree["rows"] = {
+        "compared": len(known),
+        "same_in_both_orders": round(same / len(known), DIGITS) if known else None,
+        "without_verdict": sum(not row.counts for row in rows),
+    }
     if choice.against:
         tree["agreement"] = {"with": choice.against, **_rounded_one(agreement.of_verdicts(rows, other))}
     return tree
@@ -195,6 +201,11 @@ def _said_pairs(tree: Tree) -> list[str]:
         counts = [str(own[name]) for name in ("win", "loss", "tie")]
         shown.append([model, *counts, f"{own['win_rate']:.4f}", f"{own['loss_rate']:.4f}", adjusted])
     lines = [f"judged by {tree['judge']}; intervals over questions", *_aligned([heads, *shown])]
+    if tree["rows"]["compared"]:
+        lines += [
+            "",
+            f"same verdict in both orders: {tree['rows']['same_in_both_orders']:.3f} of {tree['rows']['compared']}",
+        ]
     if tree["rows"]["without_verdict"]:
         lines += ["", f"{tree['rows']['without_verdict']} pairs without a verdict are left out"]
     return lines

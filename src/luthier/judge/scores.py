@@ -80,8 +80,9 @@ def spread_of_macro(scores: Sequence[float], categories: Sequence[str]) -> list[
     """What each row stands for in the mean of categories (the formula above).
 
     Example:
-        >>> spread_of_macro([1.0, 0.0, 0.0, 1.0], ["a", "b", "b", "b"])
-        [0.6666666666666666, 0.2222222222222222, 0.2222222222222222, 1.5555555555555554]
+        >>> values = spread_of_macro([1.0, 0.0, 0.0, 1.0], ["a", "b", "b", "b"])
+        >>> [round(value, 3) for value in values], round(sum(values) / 4, 6)
+        ([0.667, 0.444, 0.444, 1.111], 0.666667)
     """
     counts, means = Counter(categories), category_means(scores, categories)
     middle = macro_average(means)

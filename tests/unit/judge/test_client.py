@@ -45,7 +45,7 @@ def test_replies_come_with_their_parameters():
     }
     assert sorted(kept) == sorted(one.key for one in requests)  # equal requests are sent once
     assert endpoint.answered.total() == 20
-    assert endpoint.most == 4
+    assert 1 < endpoint.most <= 4
     assert endpoint.bodies[0].keys() == {"model", "messages", "temperature", "max_tokens"}
     assert (found[requests[0].key].tokens_in, found[requests[0].key].tokens_out) == (10, 5)
 

@@ -98,12 +98,22 @@ def test_judgments_of_other_answers_are_replaced(bench_folder, endpoint):
     file = bench_folder / "model_answer" / "one.jsonl"
     file.write_text(file.read_text("utf-8").replace("one says of: Why is it red", "other"), encoding="utf-8")
     todo, outcome = _judged(bench_folder, endpoint)
-    assert (todo.stale, todo.done, len(todo.requests)) == (1, 63, 1)
+    assert (len(todo.stale), todo.done, len(todo.requests)) == (1, 63, 1)
     rows = _rows(outcome.file)
     assert len(rows) == 64
     assert "other" in rows[-1]["user_prompt"]
     todo, _ = _judged(bench_folder, endpoint, parameters={"temperature": 1})
-    assert (todo.stale, todo.done) == (64, 0)  # another question to the judge
+    assert (len(todo.stale), todo.done) == (64, 0)  # another question to the judge
+
+
+def test_two_processes_lose_no_rows_to_each_other(bench_folder, endpoint):
+    bench = open_bench(str(bench_folder))
+    references, _ = references_of(bench, "j")
+    judging = Judging(bench, "org/j")
+    one, two = (judging.plan(plan(bench, [name], references, "single")) for name in ("one", "two"))  # both see no file
+    for todo in (one, two):
+        outcome = judging.run(todo, Client("org/j", base_url=endpoint.url))
+    assert [row["model"] for row in _rows(outcome.file)] == ["one"] * 32 + ["two"] * 32
 
 
 def test_fastchats_own_rows_stay(bench_folder, endpoint):
@@ -111,7 +121,7 @@ def test_fastchats_own_rows_stay(bench_folder, endpoint):
     rows = [{key: value for key, value in row.items() if key != "request"} for row in _rows(outcome.file)]
     outcome.file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     todo, _ = _judged(bench_folder, endpoint, ("one",), parameters={"temperature": 1})
-    assert (todo.done, todo.stale, list(todo.requests)) == (32, 0, [])
+    assert (todo.done, len(todo.stale), list(todo.requests)) == (32, 0, [])
 
 
 def test_a_reply_without_a_rating_is_no_zero(bench_folder, endpoint, monkeypatch):

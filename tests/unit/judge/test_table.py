@@ -211,3 +211,15 @@ def test_several_judges_are_not_mixed(tmp_path):
         one_of(judgments_in(tmp_path, "single"), None)
     with pytest.raises(UserError, match="no judgments of three"):
         one_of(judgments_in(tmp_path, "single"), "three")
+
+
+def test_pairs_say_how_often_both_orders_agree(tmp_path):
+    winners = [("model_1", "model_1"), ("tie", "tie"), ("model_1", "model_2"), ("model_1", "tie"), ("error", "model_1")]
+    row = {"model_1": "a", "model_2": "b", "turn": 1}
+    lines = [row | {"question_id": n, "g1_winner": g1, "g2_winner": g2} for n, (g1, g2) in enumerate(winners)]
+    (tmp_path / "j_pair.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    tree = report.pairs(tmp_path, report.Choice())
+    assert tree["rows"] == {"compared": 4, "same_in_both_orders": 0.5, "without_verdict": 1}
+    said = "\n".join(report.said(tree))
+    assert "same verdict in both orders: 0.500 of 4" in said
+    assert "1 pairs without a verdict are left out" in said
