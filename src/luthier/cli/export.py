@@ -25,6 +25,8 @@ def main(  # noqa: PLR0913 - each is an option
     texts: Annotated[Path | None, typer.Option(help="Compare on the lines of this file instead.")] = None,
     bound: Annotated[float | None, typer.Option(help="Mean KL in nats at most; default by what is written.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+    push_to: Annotated[str | None, typer.Option(help="Upload it to this repository once it is proved.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     keys: Annotated[bool, typer.Option("--keys", help="Show the keys of the form, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print folder and proof as JSON on stdout.")] = False,
 ) -> None:
@@ -43,14 +45,19 @@ def main(  # noqa: PLR0913 - each is an option
     config = form_config(form.Config, words or ())
 
     from luthier.export.held_out import read_texts
+    from luthier.export.hub import check_push, push
     from luthier.export.trained import Request
 
     def say(line: str) -> None:
         print(line, file=sys.stderr)
 
+    if push_to is not None:
+        check_push(push_to, "--push-to")
     given = read_texts(texts) if texts else ()
     request = Request(source=source, output=output, base=base, texts=given, bound=bound, overwrite=overwrite, say=say)
     done = form.write(request, config)
+    if push_to is not None:
+        push(done.folder, push_to, "--push-to", private=private, say=say)
     if as_json:
         print(json.dumps(done.to_json(), ensure_ascii=False))
     else:

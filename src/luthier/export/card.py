@@ -28,7 +28,7 @@ _COUNTS = ("rows", "kept", "truncated", "tokens", "scored_tokens")
 
 
 def write_card(
-    folder: Path, origin: Origin, form: str, proof: Proof | ValueProof, library: str = "transformers"
+    folder: Path, origin: Origin, form: str, proof: Proof | ValueProof | None, library: str = "transformers"
 ) -> None:
     """Write README.md into an export.
 
@@ -36,7 +36,7 @@ def write_card(
         folder: The export's.
         origin: Where it comes from.
         form: What it was written as, in a few words.
-        proof: How it was found to behave.
+        proof: How it was found to behave; None of what training itself wrote, which nothing was made of.
         library: What reads it.
     """
     base = named(origin.recipe.model.model_name_or_path if origin.recipe else origin.model.model_name_or_path)
@@ -44,7 +44,7 @@ def write_card(
     front = "".join(f"{key}: {one_line(value)}\n" for key, value in about.items() if value)
     title = origin.run.resolve().name if origin.run else origin.adapter.resolve().name
     parts = [f"---\n{front}---\n\n# {title}\n\n{_what(origin, base, form)}"]
-    parts += [f"## Proof\n\nRead again from disk and held against the trained model: {proof.told()}."]
+    parts += [f"## Proof\n\nRead again from disk and held against the trained model: {proof.told()}."] if proof else []
     parts += [_training(origin), _data(origin), _scores(origin), _licences(origin, base)]
     (folder / "README.md").write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
 
