@@ -27,6 +27,7 @@ from luthier.engine.precision import pick_device, pick_dtype, routed_float32
 from luthier.engine.regional import decoder_layers
 from luthier.engine.rows import read_rows
 from luthier.engine.summary import summarise
+from luthier.export.hub import check_run
 from luthier.models.draws import Draws
 from luthier.models.probe_many import prove_side_by_side, shares_passes
 from luthier.models.side_by_side import SideBySide, member_of
@@ -166,6 +167,7 @@ def _check(runs: Sequence[Asked]) -> None:
 def _enter(place: int, asked: Asked, say: Say, outer: ExitStack) -> _Entry | RunResult:
     """Take hold of a run's folder and read its rows; a run that is finished gives its result."""
     check_optimizer(asked.resolved.recipe.optim)
+    check_run(asked.resolved.recipe)
     folder = run_folder.check_folder(asked.resolved, resume=asked.resume, overwrite=asked.overwrite)
     if asked.resume and run_folder.finished(folder, asked.resolved.fingerprint):
         return train(asked.resolved, resume=True, say=say)

@@ -34,6 +34,7 @@ from luthier.engine.starting import settle_start
 from luthier.engine.summary import summarise
 from luthier.export.adapted import load_adapted
 from luthier.export.adapter import fill_adapter, is_adapter
+from luthier.export.hub import check_run, push_run
 from luthier.models import load_model, load_tokenizer
 from luthier.models.fuse import fuse
 from luthier.models.probe import prove_forest, unit_of
@@ -111,6 +112,7 @@ def train(
                 say(f"{folder}: this run is finished; its result is kept, there is nothing to do")
                 return _reopen(recipe, folder, summary, say)
             check_optimizer(recipe.optim)
+            check_run(recipe)
             rows = ranks.one_first(lambda: read_rows(recipe, say, ranks))
             with routed_float32(pick_device().type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
                 model, trainable = _build(recipe, rows.labels, say)
@@ -168,6 +170,8 @@ def close_run(work: Work, rows: Rows, summary: dict[str, Any]) -> RunResult:
     if work.objective.reference:
         summary["reference_cpu_seconds"] = work.asked_cpu_seconds
     run_folder.finish(work.folder, work.trainable.folder, save, summary, work.ranks)
+    if work.ranks.first:
+        push_run(work.recipe, work.folder, work.say)
     parts = {"model": model, "tokenizer": rows.tokenizer, "trainable": work.trainable}
     return RunResult(folder=work.folder, summary=summary, **parts)
 

@@ -13,7 +13,16 @@ from luthier.core import registry
 from luthier.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
-KINDS = ["methods", "objectives", "data.formats", "data.templates", "engine.callbacks", "engine.optim", "cli"]
+KINDS = [
+    "methods",
+    "objectives",
+    "data.formats",
+    "data.templates",
+    "engine.callbacks",
+    "engine.optim",
+    "export.forms",
+    "cli",
+]
 RECIPES = sorted([*ROOT.glob("recipes/**/*.yaml"), *ROOT.glob("recipes/**/*.yml")])
 
 

@@ -27,6 +27,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "data.templates": ("TEMPLATE",),
     "engine.callbacks": ("make",),
     "engine.optim": ("make", "state_bytes"),
+    "export.forms": ("Config", "write"),
     "recipe.dialects": ("recognises", "translate"),
     "judge.benches": ("QUESTIONS", "PARAMETERS", "SCALE", "read", "temperature", "single", "compared", "rate"),
     "cli": ("main",),

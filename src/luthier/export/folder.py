@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-MARKS = ("merge_proof.json", "luthier.json")  # a folder with one of these was written here and may be written again
+# A folder with one of these was written here and may be written again.
+MARKS = ("merge_proof.json", "export_proof.json", "luthier.json")
 
 
 @contextmanager

@@ -144,16 +144,16 @@ def _rows_of_run(
         return [], ""
     label = "data.eval of the run" if data.eval else "data.train of the run, which has no data.eval"
     step = max(1, len(rows) // MOST_ROWS)
-    branches = [_first_branch(rows.tree(number)) for number in range(0, len(rows), step)][:MOST_ROWS]
+    branches = [first_branch(rows.tree(number)) for number in range(0, len(rows), step)][:MOST_ROWS]
     return [branch for branch in branches if len(branch) > 1], label
 
 
-def _first_branch(tree: Tree) -> list[int]:
-    """Token ids from the root down, by the first child each time."""
+def first_branch(tree: Tree, most: int = MOST_TOKENS) -> list[int]:
+    """Up to `most` token ids from the root down, by the first child each time."""
     chain = [0]
     while (child := next((i for i, parent in enumerate(tree.parents) if parent == chain[-1]), None)) is not None:
         chain.append(child)
-    return [int(token) for i in chain for token in tree.segments[i].ids][:MOST_TOKENS]
+    return [int(token) for i in chain for token in tree.segments[i].ids][:most]
 
 
 def no_words(vocabulary: int) -> list[list[int]]:

@@ -21,6 +21,7 @@ import torch
 
 from luthier.core.errors import RunFailed
 from luthier.export.adapter import load_adapter
+from luthier.export.card import write_card
 from luthier.export.folder import new_folder
 from luthier.export.held_out import held_out_rows, load_words
 from luthier.export.origin import find_origin
@@ -70,12 +71,13 @@ class Exported:
         return {"folder": str(self.folder), "proof": self.proof.to_json()}
 
 
-def merge_run(
+def merge_run(  # noqa: PLR0913 - each is an option
     source: str | Path,
     output: str | Path | None = None,
     *,
     base: str | None = None,
     dtype: Dtype = "auto",
+    max_shard_size: str = "5GB",
     texts: Sequence[str] = (),
     bound: float | None = None,
     overwrite: bool = False,
@@ -88,6 +90,7 @@ def merge_run(
         output: The new folder; default `merged` in the run, or beside the adapter.
         base: The base model, where it is not where the adapter says.
         dtype: Of the written weights; `auto` is the base checkpoint's.
+        max_shard_size: Largest file of weights.
         texts: Compare on these instead of the run's held-out rows.
         bound: Mean KL in nats at most (of a reward model, as in `value_proof`); default by `dtype`.
         overwrite: Replace an earlier export.
@@ -116,9 +119,9 @@ def merge_run(
         bases: dict[str, Any] = {}
         if is_quantized(model):
             del model, trainable  # for a moment there is one model in memory, never two
-            trainable, bases = _nearer_base(origin, dtype, comparison, say)
+            trainable, bases = nearer_base(origin, dtype, comparison, say)
             model = trainable.model
-        _write(as_loaded(trainable.merge()), written, tokenizer, folder)
+        _write(as_loaded(trainable.merge()), written, tokenizer, folder, max_shard_size)
         del model, trainable
         again = _read_again(folder, written, task).to(device, computed)
         proof = comparison.prove(again, dtype=written, bound=bound)
@@ -126,6 +129,7 @@ def merge_run(
         about = {"adapter": str(origin.adapter.resolve()), "base": origin.model.model_name_or_path, **bases}
         about |= proof.to_json()
         (folder / "merge_proof.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        write_card(folder, origin, f"a merged model in {_short(written)}", proof)
     return Exported(folder=final, proof=proof)
 
 
@@ -152,7 +156,7 @@ def load_base(origin: Origin, dtype: Dtype = "auto") -> tuple[PreTrainedModel, t
     return model, written
 
 
-def _nearer_base(
+def nearer_base(
     origin: Origin, dtype: Dtype, comparison: Comparison | ValueComparison, say: Callable[[str], None]
 ) -> tuple[Trainable, dict[str, Any]]:
     """The adapter on whichever base makes the merged model the more like the trained one; and how near both come."""
@@ -198,9 +202,13 @@ def vocabulary_of(model: PreTrainedModel) -> int:
 
 
 def _write(
-    model: PreTrainedModel, written: torch.dtype, tokenizer: PreTrainedTokenizerBase | None, folder: Path
+    model: PreTrainedModel,
+    written: torch.dtype,
+    tokenizer: PreTrainedTokenizerBase | None,
+    folder: Path,
+    max_shard_size: str,
 ) -> None:
-    save_model(model.to("cpu", written), folder)
+    save_model(model.to("cpu", written), folder, max_shard_size)
     if tokenizer is not None:
         save_words(tokenizer, model, folder)
 

@@ -33,6 +33,7 @@ class Origin:
         model: The base, as a recipe's section.
         recipe: The run's recipe, or None for a folder of unknown origin.
         run: The run folder, or None.
+        whole: Whether `adapter` is no adapter but a whole model, which is its own base.
     """
 
     adapter: Path
@@ -40,6 +41,7 @@ class Origin:
     model: Model
     recipe: Recipe | None = None
     run: Path | None = None
+    whole: bool = False
 
     @property
     def inputs(self) -> Sequence[Path]:
@@ -110,6 +112,32 @@ def find_origin(source: str | Path, base: str | None = None) -> Origin:
     config = read_config(adapter)
     recipe = load_recipe(run / "recipe.yaml").recipe if run else None
     return Origin(adapter=adapter, config=config, model=_base(adapter, config, recipe, base), recipe=recipe, run=run)
+
+
+def find_result(source: str | Path, base: str | None = None) -> Origin:
+    """Find what a run, an adapter folder or a model's folder holds, be it an adapter or a whole model.
+
+    Args:
+        source: A run folder, an adapter folder of any origin, a transformers folder, or `embedded`.
+        base: The base model, where it is not where the adapter says.
+
+    Raises:
+        UserError: There is neither, or a whole model and a base besides.
+        ModelError: The base is not known or not there.
+    """
+    path = Path(locate(str(source))) if str(source) in EMBEDDED else Path(source).expanduser()
+    if path.name == "model" and (path.parent / "recipe.yaml").exists():
+        path = path.parent
+    run = path if (path / "recipe.yaml").exists() else None
+    model = path / "model" if run else path
+    if is_adapter(path) or (path / "adapter").is_dir() or not (model / "config.json").exists():
+        return find_origin(source, base)
+    if base is not None:
+        raise UserError("--base", f"{base}, for a whole model", "a base for an adapter", "leave it out")
+    recipe = load_recipe(run / "recipe.yaml").recipe if run else None
+    section = recipe.model if recipe else Model(model_name_or_path=str(model))
+    section = section.model_copy(update={"model_name_or_path": str(model), "model_revision": None})
+    return Origin(adapter=model, config={}, model=section, recipe=recipe, run=run, whole=True)
 
 
 def _no_adapter(path: Path, where: str) -> UserError:

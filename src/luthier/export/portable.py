@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import UserError
 from luthier.export.adapter import load_adapter, read_config, read_tensors
+from luthier.export.card import write_card
 from luthier.export.folder import new_folder
 from luthier.export.held_out import load_words
 from luthier.export.merge import Exported, comparison_of, load_base
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 _ENDINGS = (".lora_A.weight", ".lora_embedding_A")
 _FOLDED = ("use_rslora", "lora_alpha", "alpha_pattern")
-_OWN = ("adapter_config.json", "luthier.json")
+_OWN = ("adapter_config.json", "luthier.json", "README.md")
 
 
 def fold_rslora(given: Mapping[str, Any], ranks: Mapping[str, int]) -> dict[str, Any]:
@@ -103,6 +104,7 @@ def make_portable(
         proof.demand(str(final))
         about = {"folded_from": {key: origin.config.get(key) for key in _FOLDED}, "proof": proof.to_json()}
         (folder / "luthier.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        write_card(folder, origin, "a plain LoRA adapter", proof)
     return Exported(folder=final, proof=proof)
 
 

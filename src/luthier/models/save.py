@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def save_model(model: PreTrainedModel, folder: Path) -> None:
+def save_model(model: PreTrainedModel, folder: Path, max_shard_size: str = "50GB") -> None:
     """Write weights and configuration as transformers does.
 
     transformers loads generation settings that contradict each other (Llama 2's temperature without sampling) and then
@@ -25,17 +25,18 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
     Args:
         model: Plain: no method's layers in it.
         folder: Exists.
+        max_shard_size: Largest file of weights; the default is transformers'.
     """
     try:
         with without_bars():
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, max_shard_size=max_shard_size)
     except ValueError:
         kept = model.generation_config
         if kept is None:
             raise
         model.generation_config = type(kept)()
         with without_bars():
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, max_shard_size=max_shard_size)
         model.generation_config = kept
         (folder / "generation_config.json").write_text(kept.to_json_string(), encoding="utf-8")
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 # Keys that move files or words around and cannot change a weight: they may differ when a run is resumed.
 WITHOUT_EFFECT = {
     "output_dir",
+    "train.hub_model_id",
+    "train.hub_private_repo",
+    "train.push_to_hub",
     "train.report_to",
     "train.logging_steps",
     "train.save_steps",

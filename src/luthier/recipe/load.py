@@ -203,6 +203,21 @@ def source_of(word: str, where: str) -> Source:
     return _validate(Source, tree, where)
 
 
+def form_config(config: type[T], words: Sequence[str]) -> T:
+    """Check `key=value` words against what a form of export can be told.
+
+    Raises:
+        RecipeError: A word is no `key=value`, stands twice, or its key or value is wrong.
+    """
+    tree: dict[str, Any] = {}
+    for word in words:
+        key, value = parse_override(word)
+        if key in tree:
+            raise RecipeError(key, "given twice", "each key once", "leave one out")
+        tree[key] = value
+    return _validate(config, tree, "")
+
+
 def _plain(value: Any) -> Any:
     """Make a Python tree what YAML would have given: paths as text, tuples as lists."""
     if isinstance(value, dict):

@@ -102,6 +102,13 @@ RULES = (
         "name another train.metric_for_best_model, or remove greater_is_better",
     ),
     Rule(
+        lambda r: not r.train.push_to_hub and (r.train.hub_model_id is not None or r.train.hub_private_repo),
+        "train.push_to_hub",
+        "false, with a repository to upload to",
+        "true uploads the result when the run has ended",
+        "set train.push_to_hub: true, or remove hub_model_id and hub_private_repo",
+    ),
+    Rule(
         lambda r: 0 < r.train.max_steps < r.optim.warmup_steps,
         "optim.warmup_steps",
         "more steps than train.max_steps",

@@ -227,6 +227,12 @@ class Train(Section):
     """Whether more of it is better; null: less of a loss or an error (`mse`), more of anything else."""
     report_to: Trackers = ()
     """Trackers besides metrics.jsonl: `tensorboard`, `wandb`, or any file in `engine/callbacks`."""
+    push_to_hub: bool = False
+    """Upload the result with a model card when the run has ended; the token is looked for before it begins."""
+    hub_model_id: Annotated[str, Field(min_length=1)] | None = None
+    """The repository, `NAME` or `OWNER/NAME`; null: named after output_dir."""
+    hub_private_repo: bool = False
+    """Make a repository that is not there yet a private one."""
 
 
 def _entry(value: Any) -> Any:

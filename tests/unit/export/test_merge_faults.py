@@ -43,8 +43,8 @@ def _not_a_number(model, *rest):
     return _write(model, *rest)
 
 
-def _lose_a_tensor(model, written, tokenizer, folder):
-    _write(model, written, tokenizer, folder)
+def _lose_a_tensor(model, written, tokenizer, folder, size):
+    _write(model, written, tokenizer, folder, size)
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(folder / "model.safetensors")

@@ -87,10 +87,10 @@ def test_keys_of_both_kinds_override():
 
 
 def test_an_override_mends_what_would_be_refused():
-    tree = parse(TRL_DPO) | {"push_to_hub": True}
-    with pytest.raises(RecipeError, match=r"^push_to_hub: received true .*hf upload"):
+    tree = parse(TRL_DPO) | {"fp16": True}
+    with pytest.raises(RecipeError, match=r"^fp16: received true .*bf16: true"):
         load_recipe(tree)
-    assert load_recipe(tree, ["push_to_hub=false"]).fingerprint == load_recipe(parse(TRL_DPO)).fingerprint
+    assert load_recipe(tree, ["fp16=false"]).fingerprint == load_recipe(parse(TRL_DPO)).fingerprint
 
 
 def test_an_override_names_the_objective():

@@ -117,7 +117,6 @@ def test_evaluation_template_and_targets():
             "datasets.0.chat_template: received 'llama3'",
         ),
         ({"special_tokens": {"pad_token": "<pad>"}}, "special_tokens: received {'pad_token': '<pad>'}"),
-        ({"hub_model_id": "me/m"}, "hub_model_id: received 'me/m' (text); remove it, and publish"),
         ({"micro_batch_sise": 1}, "micro_batch_sise: unknown key; did you mean 'micro_batch_size'?"),
         ({"adapter": "lora", "lora_target_linear": True, "lora_target_modules": ["q"]}, "lora_target_modules: beside"),
     ],

@@ -10,7 +10,7 @@ from luthier.core.errors import RecipeError
 from luthier.recipe import load_recipe
 from luthier.recipe.dialects import trl
 from luthier.recipe.dialects._draft import Asked
-from luthier.recipe.text import parse
+from luthier.recipe.text import parse, read_yaml
 
 HANDBOOK = SHARED / "recipes-alignment-handbook"
 RECIPES = sorted(file for file in HANDBOOK.rglob("*.yaml") if file.parent.name != "accelerate_configs")
@@ -218,7 +218,7 @@ def test_lora_keys_without_use_peft_have_no_effect_and_say_so():
 @pytest.mark.parametrize(
     ("keys", "text"),
     [
-        ({"push_to_hub": True}, "push_to_hub: received true"),
+        ({"push_to_hub": "yes"}, "push_to_hub: received 'yes'"),
         (
             {"torch_dtype": "float16"},
             "torch_dtype: received 'float16' (text); auto, bfloat16, float32; write torch_dty",
@@ -264,12 +264,12 @@ def test_no_preference_key_is_packed_or_masked():
 @pytest.mark.skipif(not RECIPES, reason="the handbook's recipes are not here")
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: str(file.relative_to(HANDBOOK)))
 def test_a_recipe_of_the_handbook_loads_or_says_what_to_write(file):
-    mended = ["push_to_hub=false", "optim=adamw_torch"]
+    mended = ["optim=adamw_torch"]
     words = mended + ["lr_scheduler_type=linear"] * (file.parent.name == "orpo")
     resolved = load_recipe(file, words)
     assert resolved.recipe.objective["name"] == file.parent.name
-    with pytest.raises(RecipeError, match=r"push_to_hub: received true .*push_to_hub: false"):
-        load_recipe(file, [*words, "push_to_hub=true"])
+    pushed = load_recipe(file, [*words, "push_to_hub=true"]).recipe.train
+    assert (pushed.push_to_hub, pushed.hub_model_id) == (True, read_yaml(file).get("hub_model_id"))
 
 
 @pytest.mark.parametrize("file", LAUNCHERS, ids=lambda file: file.name)

@@ -19,6 +19,7 @@ BROKEN = [  # one for each rule, in the table's order
     ["train.load_best_model_at_end=true", *EVAL],
     [*EVAL, "train.metric_for_best_model=f1"],
     [*EVAL, "train.eval_steps=5", "train.load_best_model_at_end=true", "train.greater_is_better=true"],
+    ["train.hub_model_id=me/first"],
     ["train.max_steps=10", "optim.warmup_steps=11"],
     ["optim.lr_scheduler_type=constant", "optim.warmup_steps=1"],
     ["optim.momentum=0.9"],

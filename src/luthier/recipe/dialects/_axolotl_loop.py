@@ -58,6 +58,10 @@ def read(draft: Draft) -> None:
         draft.ignore(key)
     _training.logging(draft)
     _training.saving(draft)
+    if draft.has("hub_model_id"):  # its name alone has Axolotl upload there, into a private repository
+        draft.put("train.push_to_hub", True, "hub_model_id")
+        draft.put("train.hub_model_id", draft.take("hub_model_id"), "hub_model_id")
+        draft.put("train.hub_private_repo", True, "hub_model_id")
     if draft.has("eval_steps") and not draft.has("eval_strategy"):
         steps = draft.take("eval_steps")
         if "eval" in draft.tree.get("data", {}):

@@ -32,10 +32,9 @@ PLACES = {
     "seed": "seed",
     "output_dir": "output_dir",
 }
-_LATER = "publish it yourself after training: `hf upload REPO OUTPUT_DIR`; here push_to_hub: false"
 _SHARDED = "remove it: Luthier does not shard models; `torchrun -m luthier train` runs several processes"
 ONLY = {
-    "push_to_hub": Only((False,), _LATER),
+    "push_to_hub": Only((False,), "write push_to_hub: true, or false"),
     "fp16": Only((False,), "write bf16: true; Luthier trains in bfloat16 or float32"),
     "fp16_full_eval": Only((False,), "remove it: evaluation uses the numbers of training"),
     "neftune_noise_alpha": Only(OFF, "remove it: Luthier has no NEFTune"),
@@ -132,6 +131,18 @@ def training(draft: Draft) -> None:
     saving(draft)
     best(draft)
     evaluation(draft)
+    publishing(draft)
+
+
+def publishing(draft: Draft) -> None:
+    """Read `push_to_hub` and where to; off, the tables say that these have no effect."""
+    if draft.given.get("push_to_hub") is not True:
+        return
+    draft.put("train.push_to_hub", True, "push_to_hub")
+    for key in ("hub_model_id", "hub_private_repo"):
+        if draft.has(key):
+            draft.put(f"train.{key}", draft.take(key), key)
+    draft.note("push_to_hub: uploaded once, when the run has ended")
 
 
 def epochs(draft: Draft, default: float) -> None:

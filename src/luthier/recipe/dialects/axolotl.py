@@ -40,7 +40,6 @@ ONLY = {key: _training.ONLY[key] for key in ("deepspeed", "fsdp", "fsdp_config",
     "unfrozen_parameters": Only(
         (None, []), "write method.name=freeze and method.unfrozen_parameters=[…], without ranges of rows"
     ),
-    "hub_model_id": Only((), _LATER),
     "push_dataset_to_hub": Only((), _LATER),
     "noisy_embedding_alpha": Only(OFF, "remove it: Luthier has no NEFTune"),
     "neftune_noise_alpha": Only(OFF, "remove it: Luthier has no NEFTune"),
