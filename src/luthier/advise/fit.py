@@ -75,10 +75,11 @@ class Fit:
         parts = {
             "weights": need.weights,
             "trained": need.adapters + need.states,
-            "activations": need.activations,
-            "one layer and logits": need.passing + need.logits,
+            "activations": need.activations + need.gaps,
+            "one layer and logits": max(need.passing, need.logits),
+            "libraries": need.framework,
         }
-        listed = " + ".join(f"{name} {size(value)}" for name, value in parts.items())
+        listed = " + ".join(f"{name} {size(value)}" for name, value in parts.items() if value)
         return f"{listed} = {size(self.total)} of {size(self.memory)}"
 
 

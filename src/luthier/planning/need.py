@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 SHARE = 0.9  # of the free memory; the rest is for what no formula sees (allocator's gaps, workspaces)
 # Libraries and Python's own objects: what a process that trains holds besides its tensors, above one that has imported
 # everything. Of a GPU only tensors are counted. Models of 3 M and 110 M parameters: benchmarks/results/plan_cpu.txt.
-FRAMEWORK = {"cpu": 76 << 20, "cuda": 0}
+FRAMEWORK = {"cpu": 65 << 20, "cuda": 0}
 # oneDNN's machine code for the shapes of products, 0.6 MB each and 64 kept (`models.threads`); the first steps make it.
 MACHINE_CODE, _STEPS = 64 * 0.6e6, 8
-# glibc cannot reuse all that it gets back, as each step has other sizes: 1.3 to 1.4 times the activations after four
-# steps (110 M). It goes on: 1.5 times after 14, and 3 times after 40 of the built-in model (60 MiB of activations).
-GAPS = {"cpu": 0.35, "cuda": 0.0}
+# glibc cannot reuse all that it gets back, as each step has other sizes: after 4 to 14 steps 1.3 to 1.5 times the
+# activations are resident (110 M; 1.1 after one). Small models go on to 3 times after 40 steps (3 M, 60 MiB).
+GAPS = {"cpu": 0.5, "cuda": 0.0}
 CONTEXT = {"cpu": 0, "cuda": 600 << 20}  # what a GPU's driver takes before the first tensor; not in any peak
 LOGITS = 3  # log-softmax, its gradient and a copy in the head's type, in float32 (kernels.logprob)
 

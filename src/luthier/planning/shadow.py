@@ -62,8 +62,8 @@ def saved_bytes(
     for method in ({"name": "lora", "r": 1, "exclude_modules": list(exclude) or None}, {"name": "full"}):
         try:
             model = build(config, dtype, "CAUSAL_LM", trust_remote_code, words=_WORDS)
-            costs = [bytes_per_token(cut.model) for cut in _cuts(model, method)]
-            found.append(_grown(costs, [count for _, _, count in _kinds(_list_of(model))]))
+            kinds = [number for _, _, number in _kinds(_list_of(model))]
+            found.append(_grown([bytes_per_token(cut.model) for cut in _cuts(model, method)], kinds))
         except NOT_COUNTED:
             return None
     return found[0], found[1]

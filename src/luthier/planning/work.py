@@ -76,11 +76,14 @@ def work_of(recipe: Recipe, rows: Rows, reference: str | None = None, *, estimat
         lengths = np.sort(rows.eval_rows.lengths)[-size:]
         held_out = size * recipe.data.max_length if batches.packing else int(lengths.sum())
         held_out = min(held_out, int(rows.eval_rows.lengths.sum()))
-    largest = max(batches.largest(), *tokens)
-    scored = [forest.num_scored / max(1, forest.num_tokens) for forest in flat] or [0.0]
+    scored = [forest.num_scored for forest in flat] or [0]
+    largest, most = max(tokens), max(scored)
+    if len(seen) < steps and batches.largest() > largest:  # some step may have what none of these has
+        largest = batches.largest()
+        most = round(largest * max(one / max(1, all_) for one, all_ in zip(scored, tokens, strict=True)))
     return Work(
         tokens=largest,
-        scored=round(largest * max(scored)),
+        scored=most,
         mean=float(np.mean(tokens)),
         micro_batches=max((len(step) for step in forests), default=1),
         steps=steps,
