@@ -6,14 +6,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Recipe", "__version__", "compare", "load", "train"]
+__all__ = ["Recipe", "__version__", "compare", "load", "plan", "train"]
 
 if TYPE_CHECKING:
+    from luthier.planning import plan
     from luthier.recipe import Recipe
     from luthier.run import load, train
     from luthier.study import compare
 
-_HOMES = {"Recipe": "luthier.recipe", "train": "luthier.run", "load": "luthier.run", "compare": "luthier.study"}
+_HOMES = {
+    "Recipe": "luthier.recipe",
+    "compare": "luthier.study",
+    "load": "luthier.run",
+    "plan": "luthier.planning",
+    "train": "luthier.run",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ the folder that a run alone would write, so it is resumed, evaluated and compare
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,8 @@ from luthier.engine._callback import make_watchers
 from luthier.engine.cohort import Member, fit_together
 from luthier.engine.distributed import refuse_several
 from luthier.engine.loop import fit
-from luthier.engine.memory import SHARE, fit_memory, free_bytes, need
 from luthier.engine.optim import check_optimizer, state_bytes
 from luthier.engine.precision import pick_device, pick_dtype, routed_float32
-from luthier.engine.regional import decoder_layers
 from luthier.engine.rows import read_rows
 from luthier.engine.summary import summarise
 from luthier.export.hub import check_run
@@ -32,6 +30,11 @@ from luthier.models.draws import Draws
 from luthier.models.probe_many import prove_side_by_side, shares_passes
 from luthier.models.side_by_side import SideBySide, member_of
 from luthier.models.threads import fitting_threads
+from luthier.planning.ahead import Ahead
+from luthier.planning.counts import count
+from luthier.planning.free import free_bytes
+from luthier.planning.need import SHARE, need_of
+from luthier.planning.work import work_of
 from luthier.recipe.sharing import base_of, why_alone
 from luthier.run import RunResult, apply_method, close_run, load_base, open_run, train
 
@@ -201,16 +204,17 @@ def _fitting(entries: Sequence[_Entry], given: _Given, most: int) -> int:
         return len(entries)
     largest = max(entries, key=lambda entry: entry.adapted()[0].num_trainable)
     tokens = max(most, *(entry.rows.batches.largest() for entry in entries))
-    passing = need(largest.adapted()[0], largest.recipe.optim, tokens, len(decoder_layers(given.base)))
-    held, count = passing.total - passing.states, 0
+    work = replace(work_of(largest.recipe, largest.rows), tokens=tokens, scored=tokens, eval_tokens=0)
+    passing = need_of(count(largest.adapted()[0]), work, largest.recipe.optim, given.base.device.type)
+    held, fitting = passing.growth - passing.states, 0
     for entry in entries:  # parameters are there already; gradients in float32 and the optimiser's state are not
         held += (4 + state_bytes(entry.recipe.optim)) * entry.adapted()[0].num_trainable
-        count += held <= SHARE * free
-    if count < len(entries):
-        given.say(f"{max(1, count)} of {len(entries)} runs fit into memory side by side; the others follow")
-    for entry in entries[max(1, count) :]:
+        fitting += held <= SHARE * free
+    if fitting < len(entries):
+        given.say(f"{max(1, fitting)} of {len(entries)} runs fit into memory side by side; the others follow")
+    for entry in entries[max(1, fitting) :]:
         entry.trainable = None
-    return max(1, count)
+    return max(1, fitting)
 
 
 def _adapt(entry: _Entry, given: _Given) -> None:
@@ -238,12 +242,13 @@ def _alone(entry: _Entry, given: _Given) -> Iterator[tuple[int, RunResult | Luth
     trainable, draws = entry.adapted()
     try:
         with entry.stack:
-            fit_memory(entry.recipe, trainable, entry.rows.batches.largest(), given.say)
+            ahead = Ahead.of(entry.recipe, entry.rows, trainable, given.say).timed(entry.rows)
             work = _open(entry, given)
             machine.reset_peak()
             with draws:
                 progress = fit(work, resume=entry.asked.resume)
             summary = summarise(entry.asked.resolved, progress, trainable)
+            summary["plan"] = ahead.against(summary)
             result: RunResult | LuthierError = close_run(work, entry.rows, summary)
     except RunStopped as error:  # this run alone
         result = error

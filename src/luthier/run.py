@@ -23,7 +23,6 @@ from luthier.engine import machine
 from luthier.engine._callback import make_watchers
 from luthier.engine.distributed import joined, place_here
 from luthier.engine.loop import Work, fit
-from luthier.engine.memory import fit_memory
 from luthier.engine.optim import check_optimizer, tell_optim
 from luthier.engine.precision import pick_device, pick_dtype, routed_float32
 from luthier.engine.reference import asked_by, check_reference
@@ -42,6 +41,7 @@ from luthier.models.purpose import purpose_of, read_purpose
 from luthier.models.quantized import told, write_record
 from luthier.models.save import save_words
 from luthier.models.threads import fitting_threads
+from luthier.planning.ahead import Ahead
 from luthier.recipe import Model, Recipe, Resolved, entry_config, load_recipe
 from luthier.recipe.tasks import task_of
 
@@ -113,16 +113,21 @@ def train(
                 return _reopen(recipe, folder, summary, say)
             check_optimizer(recipe.optim)
             check_run(recipe)
-            rows = ranks.one_first(lambda: read_rows(recipe, say, ranks))
+            idle = machine.resident_bytes()
+            with machine.phase("load"):
+                rows = ranks.one_first(lambda: read_rows(recipe, say, ranks))
             with routed_float32(pick_device().type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
-                model, trainable = _build(recipe, rows.labels, say)
+                with machine.phase("load"):
+                    model, trainable = _build(recipe, rows.labels, say)
                 ranks.wait()  # the memory that is free is looked at when every rank holds its model
-                fit_memory(recipe, trainable, rows.batches.largest(), say, ranks=ranks.local_world)
+                ahead = Ahead.of(recipe, rows, trainable, say, idle)
                 with fitting_threads(model) as threads, machine.kept_pages():
                     say(machine.where(model.device, threads))
+                    ahead = ahead.timed(rows)
                     work = open_run(resolved, rows, trainable, resume=resume, callbacks=watchers, say=say)
                     machine.reset_peak()
                     summary = summarise(resolved, fit(work, resume=resume), trainable, ranks=ranks)
+            summary["plan"] = ahead.against(summary)
             return close_run(work, rows, summary)
 
 
@@ -199,7 +204,7 @@ def preview(recipe: Recipe | Resolved | dict[str, Any] | str | Path, *, say: Say
     rows = read_rows(recipe, say, place_here())
     with routed_float32(pick_device().type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
         model, trainable = _build(recipe, rows.labels, say)
-        fit_memory(recipe, trainable, rows.batches.largest(), say)
+        Ahead.of(recipe, rows, trainable, say)
         if bind(recipe, rows.labels).reference:
             check_reference(asked_by(recipe, rows), trainable, rows, partial(load, dtype=recipe.model.dtype))
     steps = rows.batches.total_steps

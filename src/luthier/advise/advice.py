@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from luthier.advise.choice import choose
-from luthier.advise.fit import fits, size
+from luthier.advise.fit import fits
 from luthier.advise.rules import ORDER
 from luthier.advise.sources import SOURCES
 from luthier.advise.steps import step_size, total_steps
+from luthier.planning.free import size
 from luthier.recipe import load_recipe
 from luthier.recipe.text import one_line
 

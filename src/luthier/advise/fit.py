@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from luthier.engine.memory import SHARE, Need, need_of
+from luthier.engine.flops import Rates
+from luthier.planning.activations import Kept
+from luthier.planning.counts import Counts
+from luthier.planning.estimate import DOUBLE_BITS
+from luthier.planning.free import size
+from luthier.planning.need import CONTEXT, SHARE, Need, need_of
+from luthier.planning.work import Work
 from luthier.recipe import Optim
 from luthier.recipe.rules import WHOLE
 
 if TYPE_CHECKING:
     from luthier.advise.facts import Facts
 
-# Bits of a number in NF4 with double quantisation: 4, and 0.127 for its block's scale (arXiv 2305.14314, section 3).
-# `int8` keeps one float32 scale for each row of a matrix, which is nothing beside the row.
-BITS = {"none": 0.0, "nf4": 4.127, "fp4": 4.127, "int8": 8.0}
+BITS = {"nf4": DOUBLE_BITS, "fp4": DOUBLE_BITS, "int8": 8.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,22 +45,25 @@ class Ask:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """What a step needs, and what there is.
+    """What a run needs, and what there is.
 
     Attributes:
-        weights: Bytes of the base.
-        need: What a step needs besides.
-        memory: Bytes that there are.
+        need: The plan's bytes.
+        memory: Bytes that there are, a GPU's driver left out.
     """
 
-    weights: int
     need: Need
     memory: int
 
     @property
+    def weights(self) -> int:
+        """Bytes of the base."""
+        return self.need.weights
+
+    @property
     def total(self) -> int:
         """Bytes in all."""
-        return self.weights + self.need.total
+        return self.need.total
 
     @property
     def ok(self) -> bool:
@@ -64,48 +71,62 @@ class Fit:
         return self.total <= SHARE * self.memory
 
     def __str__(self) -> str:
+        need = self.need
         parts = {
-            "weights": self.weights,
-            "trained": self.need.states,
-            "activations": self.need.activations + self.need.gaps,
-            "one layer and logits": self.need.passing,
+            "weights": need.weights,
+            "trained": need.adapters + need.states,
+            "activations": need.activations + need.gaps,
+            "one layer and logits": max(need.passing, need.logits),
+            "libraries": need.framework,
         }
-        listed = " + ".join(f"{name} {size(value)}" for name, value in parts.items())
+        listed = " + ".join(f"{name} {size(value)}" for name, value in parts.items() if value)
         return f"{listed} = {size(self.total)} of {size(self.memory)}"
 
 
 def fits(facts: Facts, ask: Ask) -> Fit:
-    """Say what a training step needs.
+    """Say what a run needs.
 
     Args:
         facts: Model, rows, machine.
         ask: How it would train.
     """
-    model = facts.model
-    if ask.quantization == "none":
-        weights = model.parameters * facts.itemsize
-    else:
-        packed = int(model.linear * BITS[ask.quantization] / 8)
-        weights = packed + (model.parameters - model.linear) * facts.itemsize
-    tokens = _tokens(facts, ask)
+    model, device = facts.model, facts.machine.device
     whole = ask.method in WHOLE  # of freeze, GaLore and APOLLO more than they need: those of full fine-tuning
-    saved = (model.saved_full if whole else model.saved_lora) * tokens
-    if ask.checkpointing:  # the inputs of all layers, and one layer whole while it is computed again
-        saved = min(saved, tokens * model.hidden_size * model.layers * facts.itemsize + saved // model.layers)
+    head = model.vocabulary * model.hidden_size
     numbers = model.parameters if whole else model.per_rank * max(ask.r, 1)
-    short = numbers if whole and facts.itemsize < 4 else 0  # adapters are float32
-    need = need_of(
-        numbers=numbers,
-        short=[short],
-        activations=saved,
-        layers=1 if ask.checkpointing else model.layers,
+    counts = Counts(
+        parameters=model.parameters,
+        weights=model.parameters * facts.itemsize,
+        trained={facts.itemsize: (head, numbers - head)} if whole else {4: (numbers,)},
+        added=0 if whole else 4 * numbers,
+        itemsize=facts.itemsize,
+        layers=model.layers,
+        hidden=model.hidden_size,
         vocabulary=model.vocabulary,
-        device=facts.machine.device,
-        optim=Optim(),
+        kept=Kept(model.saved_full if whole else model.saved_lora, 0),
+        rates=Rates(per_token=0, per_scored=0, per_pair=0),
+        linear=model.linear,
     )
-    if ask.checkpointing:
-        need = replace(need, passing=need.passing - saved)  # that one layer is in `activations` already
-    return Fit(weights=weights, need=need, memory=facts.machine.memory)
+    if ask.quantization != "none":
+        counts = counts.quantised(BITS[ask.quantization])
+    recomputed = model.layers if ask.checkpointing else 0
+    need = need_of(counts, _work(_tokens(facts, ask)), Optim(), device, recomputed=recomputed)
+    return Fit(need=need, memory=facts.machine.memory - CONTEXT[device])
+
+
+def _work(tokens: int) -> Work:
+    """One step of so many tokens, all of them scored."""
+    return Work(
+        tokens=tokens,
+        scored=tokens,
+        mean=tokens,
+        micro_batches=1,
+        steps=1,
+        all_tokens=tokens,
+        all_scored=tokens,
+        all_pairs=0,
+        passes=1,
+    )
 
 
 def _tokens(facts: Facts, ask: Ask) -> int:
@@ -115,13 +136,3 @@ def _tokens(facts: Facts, ask: Ask) -> int:
         return ask.batch * ask.max_length
     answers = max(2, -(-data.tree // max(1, data.longest)))
     return ask.batch * min(data.tree, answers * ask.max_length)
-
-
-def size(count: int) -> str:
-    """Bytes in words.
-
-    Example:
-        >>> size(24 << 30), size(5 << 20)
-        ('24.0 GiB', '5.0 MiB')
-    """
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.1f} MiB"

@@ -11,14 +11,14 @@ import torch
 
 from luthier.advise.facts import Facts, MachineFacts, ModelFacts
 from luthier.advise.rows import look_at_rows, objective_for
-from luthier.advise.shadow import saved_by_formula, saved_bytes
 from luthier.core import registry
 from luthier.core.errors import ModelError, UserError
-from luthier.engine.memory import free_bytes
 from luthier.engine.precision import pick_device
 from luthier.models import load_tokenizer
 from luthier.models.anatomy import dissect
 from luthier.models.load import bf16_is_fast, load_config
+from luthier.planning.free import free_bytes
+from luthier.planning.shadow import saved_by_formula, saved_bytes
 from luthier.recipe.schema import Model
 from luthier.recipe.tasks import rows_of
 

@@ -96,7 +96,13 @@ def _document(advised: Advised, tree: dict[str, Any], recipe: Recipe | None) -> 
         own = {"recipe": given[row.key][0], "agrees": given[row.key][1]} if recipe else {}
         rows.append(row.to_json() | own)
     fit = advised.choice.fit
-    needed = {"weights": fit.weights, "step": fit.need.total, "total": fit.total, "memory": fit.memory, "fits": fit.ok}
+    needed = {
+        "weights": fit.weights,
+        "step": fit.total - fit.weights,
+        "total": fit.total,
+        "memory": fit.memory,
+        "fits": fit.ok,
+    }
     facts = advised.facts.to_json()
     return {
         "facts": facts,

@@ -21,7 +21,7 @@ from luthier.engine._callback import Watchers
 from luthier.engine.best import check_metric, is_better, metric_of
 from luthier.engine.failures import loss_not_finite, memory_as_failure, other_data, other_world, weights_not_finite
 from luthier.engine.layerwise import Layerwise
-from luthier.engine.machine import made_with
+from luthier.engine.machine import made_with, phase
 from luthier.engine.optim import build_optimizer, clip, set_learning_rate
 from luthier.engine.presence import STOP, announced
 from luthier.engine.rounding import masters_of
@@ -210,7 +210,8 @@ def evaluate(work: Work, state: State) -> bool:
     last = progress.step == work.total_steps
     if not work.eval_batches or not (last or _due(progress.step, train.eval_steps)):
         return False
-    values = evaluate_loss(work.trainable.model, work.objective, work.eval_batches, work.refer, work.ranks)
+    with phase("evaluation"):
+        values = evaluate_loss(work.trainable.model, work.objective, work.eval_batches, work.refer, work.ranks)
     progress.evaluation = values
     record = {"step": progress.step, **{f"eval_{name}": value for name, value in values.items()}}
     if work.ranks.first:
@@ -259,7 +260,8 @@ def save(work: Work, state: State) -> None:
         about = made_with(work.data)
         saved = checkpoint.Saved(progress=asdict(progress), random=random, about=about, others=tuple(others))
         kept, moved = state.masters.kept, state.masters.twins
-        checkpoint.save_checkpoint(work.checkpoints, progress.step, kept, state.optimizer, saved, moved)
+        with phase("save"):
+            checkpoint.save_checkpoint(work.checkpoints, progress.step, kept, state.optimizer, saved, moved)
         if train.save_total_limit is not None:
             best = progress.best_step if train.load_best_model_at_end else 0
             checkpoint.prune(work.checkpoints, progress.step, train.save_total_limit, best)

@@ -7,10 +7,10 @@ import ctypes
 import gc
 import os
 import platform
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -23,21 +23,67 @@ _STATUS = Path("/proc/self/status")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
+class _Watch:
+    """The phase that goes on now, and the peaks so far: of the process, so one for all its runs."""
+
+    phase = "step"
+    peaks: ClassVar[dict[str, dict[str, int]]] = {}
+
+
 def reset_peak() -> None:
     """Start measuring peak memory anew (Linux and CUDA; elsewhere the peak is the process's whole life).
 
     What an earlier run in this process left is freed first: without the trim glibc keeps freed pages resident, and
-    they would count for this run.
+    they would count for this run. What loading took stays known.
     """
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    try:
+    with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # 5: reset the resident high-water mark
-    except (OSError, AttributeError):  # another C library, or no /proc
-        return
+    _rewind()
+    _Watch.peaks = {name: peak for name, peak in _Watch.peaks.items() if name == "load"}
+
+
+@contextmanager
+def phase(name: str) -> Iterator[None]:
+    """Inside, peaks are those of a phase: `load`, `evaluation`, `save`; what is in none is `step`."""
+    _note()
+    _rewind()
+    outer, _Watch.phase = _Watch.phase, name
+    try:
+        yield
+    finally:
+        _note()
+        _rewind()
+        _Watch.phase = outer
+
+
+def phases() -> dict[str, dict[str, int]]:
+    """The peak of each phase since :func:`reset_peak`, in bytes; of a GPU also what its allocator held."""
+    _note()
+    return {name: dict(peak) for name, peak in _Watch.peaks.items()}
+
+
+def resident_bytes() -> int:
+    """GPU memory in use where there is a GPU, else the process's resident memory; 0 where that cannot be told."""
+    return torch.cuda.memory_allocated() if torch.cuda.is_available() else _status("VmRSS") or 0
+
+
+def _note() -> None:
+    found = {"peak_bytes": _high_water()}
+    if torch.cuda.is_available():
+        found["reserved_bytes"] = torch.cuda.max_memory_reserved()
+    known = _Watch.peaks.get(_Watch.phase, {})
+    _Watch.peaks[_Watch.phase] = {name: max(value, known.get(name, 0)) for name, value in found.items()}
+
+
+def _rewind() -> None:
+    """The high-water mark falls to what is there now."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):  # no /proc
+        Path("/proc/self/clear_refs").write_text("5")  # 5: the resident high-water mark
 
 
 @contextmanager
@@ -63,19 +109,32 @@ def kept_pages() -> Iterator[None]:
 
 
 def peak_memory_bytes() -> int:
-    """GPU memory at its highest where there is a GPU, else the process's resident memory at its highest."""
+    """GPU memory at its highest where there is a GPU, else the process's resident memory at its highest.
+
+    Since :func:`reset_peak`; loading is left out.
+    """
+    return max((peak["peak_bytes"] for name, peak in phases().items() if name != "load"), default=0)
+
+
+def _high_water() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    if _STATUS.exists():
-        for line in _STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+    if (known := _status("VmHWM")) is not None:
+        return known
     if os.name != "posix":
         return 0
     import resource  # not on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def _status(name: str) -> int | None:
+    """Bytes, by a name of /proc/self/status."""
+    if not _STATUS.exists():
+        return None
+    lines = _STATUS.read_text(encoding="utf-8").splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
 
 
 def made_with(data: str) -> dict[str, object]:

@@ -46,6 +46,7 @@ def summarise(
         "tokens_per_second": progress.tokens / max(progress.seconds, 1e-9),
         "tokens_per_cpu_second": progress.tokens / max(progress.cpu_seconds, 1e-9),
         "peak_memory_bytes": max(ranks.gather(machine.peak_memory_bytes())),
+        "memory": machine.phases(),
         "trainable_parameters": trainable.num_trainable,
         "total_parameters": sum(p.numel() for p in trainable.model.parameters()),
         "optimizer_bytes": optimizer_bytes(resolved.recipe.optim, trainable),

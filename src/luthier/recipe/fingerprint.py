@@ -20,6 +20,7 @@ WITHOUT_EFFECT = {
     "train.logging_steps",
     "train.save_steps",
     "train.save_total_limit",
+    "train.skip_memory_check",
 }
 
 

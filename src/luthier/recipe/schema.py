@@ -206,7 +206,9 @@ class Train(Section):
     per_device_eval_batch_size: Positive = 8
     """As for training, in evaluation."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"
-    """Recompute activations in the backward pass; `auto`: only where they would not fit into memory."""
+    """Recompute activations in the backward pass; `auto`: in as few layers as it takes to fit into memory."""
+    skip_memory_check: bool = False
+    """Start a run that its plan says does not fit into the free memory."""
     torch_compile: bool = False
     """Compile the decoder layers: 1.1 to 1.2 times as fast on a CPU, after a minute or more at the first step."""
     logging_steps: Positive = 1

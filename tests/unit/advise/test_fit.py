@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What advice says of memory, without weights, is what `engine.memory` says before a run."""
+"""What advice says of memory, without weights, is what `planning` says before a run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from tests.advice import GB, facts
 
 from luthier.advise.facts import Facts, MachineFacts
-from luthier.advise.fit import Ask, fits
+from luthier.advise.fit import Ask, _work, fits
 from luthier.advise.look import bytes_of, look_at_machine, look_at_model
 from luthier.core.errors import UserError
-from luthier.engine import memory
-from luthier.engine.regional import decoder_layers
 from luthier.methods import full, lora
 from luthier.models import load_model
 from luthier.models.fuse import fuse
+from luthier.planning.counts import count
+from luthier.planning.need import need_of
 from luthier.recipe import Model, Optim
 
 EMBEDDED = Model(model_name_or_path="embedded")
@@ -33,13 +33,13 @@ def test_as_the_engine_counts(bf16, name, r):
     fuse(model)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     trainable = lora.apply(model, lora.Config(r=r)) if name == "lora" else full.apply(model, full.Config())
-    real = memory.need(trainable, Optim(), 512, len(decoder_layers(model)))
+    real = need_of(count(trainable), _work(512), Optim(), "cpu")
     assert found.weights == weights
     assert found.need.states == real.states
     assert found.need.passing == pytest.approx(real.passing, rel=0.05)
     # at r = 1 a linear keeps one number of x A^T for each token, at r = 64 it keeps 64
     assert found.need.activations == pytest.approx(real.activations, rel=0.15 if r == 64 else 0.02)
-    assert found.total == pytest.approx(weights + real.total, rel=0.1)
+    assert found.total == pytest.approx(real.total, rel=0.1)
 
 
 @pytest.mark.parametrize("change", [{"batch": 8}, {"max_length": 4096}, {"r": 256}, {"method": "full"}])

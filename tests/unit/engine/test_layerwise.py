@@ -13,8 +13,8 @@ import luthier
 from luthier.core.errors import RecipeError, RunFailed
 from luthier.core.trainable import ParameterGroup
 from luthier.engine.layerwise import Layerwise
-from luthier.engine.memory import need
 from luthier.engine.precision import Masters
+from luthier.planning.counts import count
 from luthier.recipe import Optim, load_recipe
 from luthier.study.memory import state_bytes
 
@@ -59,8 +59,8 @@ def test_the_same_bits_as_updates_at_the_end(name, dtype, optim, checkpointing, 
     spared = 4 * (trainable.num_trainable - largest)
     held = [state_bytes(results[layerwise], Optim(**optim)) for layerwise in (False, True)]
     assert held[0] - held[1] == spared
-    needed = [need(results[layerwise].trainable, Optim(**optim), 64, 2).states for layerwise in (False, True)]
-    assert needed[0] - needed[1] == spared
+    counted = [4 * count(results[layerwise].trainable).gradients for layerwise in (False, True)]
+    assert counted[0] - counted[1] == spared
 
 
 def test_a_run_stopped_and_resumed_ends_in_the_same_bits(tiny_llama, alpaca_file, tmp_path):

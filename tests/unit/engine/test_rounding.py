@@ -14,12 +14,14 @@ import luthier
 from luthier.core import registry
 from luthier.core.trainable import ParameterGroup
 from luthier.engine import rounding
-from luthier.engine.memory import need
 from luthier.engine.optim import build_optimizer, set_learning_rate
 from luthier.engine.precision import Masters
 from luthier.engine.rounding import Rounded, round_at_random
 from luthier.methods import full
 from luthier.models import load_model
+from luthier.planning import counts as counting
+from luthier.planning.need import need_of
+from luthier.planning.work import Work
 from luthier.recipe import Model, Optim, load_recipe
 from luthier.study.memory import state_bytes
 
@@ -140,9 +142,16 @@ def test_how_many_move_at_a_time_does_not_matter(optim, most, monkeypatch):
 def test_memory_is_counted_without_masters(tiny_llama):
     model = load_model(Model(model_name_or_path=str(tiny_llama)), torch.bfloat16)
     trainable = registry.get("methods", "full").apply(model, full.Config())
-    with_masters = need(trainable, Optim(), 64, 2).states
-    without = need(trainable, Optim(weights="bfloat16_stochastic"), 64, 2).states
-    eight_bit = need(trainable, Optim(optim="adamw_8bit", weights="bfloat16_stochastic"), 64, 2).states
+    counts = counting.count(trainable)
+    work = Work(
+        tokens=64, scored=64, mean=64, micro_batches=1, steps=1, all_tokens=64, all_scored=64, all_pairs=0, passes=1
+    )
+
+    def states(**keys):
+        return need_of(counts, work, Optim(**keys), "cpu").states
+
+    with_masters, without = states(), states(weights="bfloat16_stochastic")
+    eight_bit = states(optim="adamw_8bit", weights="bfloat16_stochastic")
     count = trainable.num_trainable
     assert with_masters == 16 * count
     assert without == 16 * count, "so small a model is float32 all at a time"

@@ -17,7 +17,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 from luthier.core.errors import DataError, ModelError
 from luthier.core.types import Segment, Tree
 from luthier.engine.flops import count_rates
-from luthier.engine.memory import bytes_per_token
 from luthier.kernels.forest import plant
 from luthier.methods import full, lora
 from luthier.models import load_model, load_tokenizer, serving
@@ -25,6 +24,7 @@ from luthier.models.generate import generate
 from luthier.models.probe import leak_size, prove_forest
 from luthier.models.probe_many import shares_passes
 from luthier.models.values import score_texts, segment_values, value_head, value_index
+from luthier.planning.activations import bytes_per_token
 from luthier.recipe import Model
 
 

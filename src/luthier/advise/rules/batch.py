@@ -6,9 +6,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from luthier.advise.choice import choose
-from luthier.advise.fit import Ask, fits, size
+from luthier.advise.fit import Ask, fits
 from luthier.advise.steps import step_rows, step_size
 from luthier.advise.value import Advice
+from luthier.planning.free import size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -93,8 +93,12 @@ def state_bytes(optim: Optim) -> int:
 
 def optimizer_bytes(optim: Optim, trainable: Trainable) -> int:
     """Bytes of an optimiser's whole state, and of what a method's transforms keep beside it."""
-    own = 4 * sum(transform.state_numbers for transform in trainable.transforms.values())
-    return state_bytes(optim) * moved_numbers(trainable) + own
+    return state_bytes(optim) * moved_numbers(trainable) + transform_bytes(trainable)
+
+
+def transform_bytes(trainable: Trainable) -> int:
+    """Bytes that a method's transforms of gradients keep from step to step."""
+    return 4 * sum(transform.state_numbers for transform in trainable.transforms.values())
 
 
 def moved_numbers(trainable: Trainable) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes of a token, counted without weights, are those that `engine.memory` counts in the real model."""
+"""Bytes of a token, counted without weights, are those of the real model."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from tests.parity.families import COMMON, PROVEN
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from luthier.advise import shadow
-from luthier.engine.memory import bytes_per_token
 from luthier.methods import full, lora
 from luthier.models.fuse import fuse
 from luthier.models.load import DENSE
+from luthier.planning import shadow
+from luthier.planning.activations import bytes_per_token
 
 DEEP = {"num_hidden_layers": 3, "max_position_embeddings": 128}
 LEARNED = {"n_positions": 128, "n_layer": 3}  # GPT-2's words
@@ -71,7 +71,7 @@ def test_layers_of_several_kinds_count_each():
 def test_a_large_model_takes_no_memory():
     wide = {"hidden_size": 8192, "intermediate_size": 28_672, "num_hidden_layers": 80, "vocab_size": 128_256}
     config = AutoConfig.for_model("llama", num_attention_heads=64, num_key_value_heads=8, **wide)
-    model = shadow._on_meta(config, torch.bfloat16, trust_remote_code=False)
+    model = shadow.build(config, torch.bfloat16, "CAUSAL_LM")
     shadow._fill(model)
     storages = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in model.parameters()}
     assert sum(p.numel() for p in model.parameters()) > 68e9

@@ -7,24 +7,32 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from tests.runs import tree
 
 import luthier
 from luthier.core.errors import RecipeError
-from luthier.engine import loop, machine, memory
+from luthier.core.types import Segment, Tree
+from luthier.engine import loop, machine
 from luthier.engine.regional import decoder_layers
+from luthier.kernels.forest import plant
 from luthier.methods import full, lora
-from luthier.models import load_model
+from luthier.models import load_model, scored_logprobs
 from luthier.models.backbone import recompute_layers
+from luthier.planning import fit, free
+from luthier.planning.activations import bytes_per_token
+from luthier.planning.counts import count
+from luthier.planning.need import SHARE, need_of
+from luthier.planning.work import Work
 from luthier.recipe import Model, Optim, load_recipe
 
 
 @pytest.fixture
 def recipe(tiny_llama, alpaca_file, tmp_path):
-    def make(wanted, **sections):
-        train = {"gradient_checkpointing": wanted, "max_steps": 1}
+    def make(wanted, train=None, **sections):
+        train = {"gradient_checkpointing": wanted, "max_steps": 1} | (train or {})
         return load_recipe(tree(tiny_llama, alpaca_file, tmp_path / "run", train=train, **sections))
 
     return make
@@ -35,56 +43,94 @@ def trainable(tiny_llama):
     return lora.apply(load_model(Model(model_name_or_path=str(tiny_llama)), torch.float32), lora.Config(r=4))
 
 
-def decide(recipe, trainable, free, tokens=4096):
+ADAMW = Optim()
+
+
+def work(tokens=4096):
+    whole = {"steps": 4, "all_tokens": 4 * tokens, "all_scored": 4 * tokens, "all_pairs": 0, "passes": 4}
+    return Work(tokens=tokens, scored=tokens, mean=tokens, micro_batches=1, **whole)
+
+
+def need(trainable, recomputed=0, optim=ADAMW, tokens=4096):
+    return need_of(count(trainable), work(tokens), optim, "cpu", recomputed=recomputed)
+
+
+def decide(recipe, trainable, free):
     said: list[str] = []
-    on = memory.fit_memory(recipe.recipe, trainable, tokens, said.append, free)
-    assert on == trainable.model.is_gradient_checkpointing
-    return on, said
+    fitted = fit.fit_memory(recipe.recipe, trainable, work(), said.append, free)
+    assert (fitted.recomputed > 0) == trainable.model.is_gradient_checkpointing
+    recomputing = [getattr(layer, "gradient_checkpointing", False) for layer in decoder_layers(trainable.model)]
+    assert recomputing == [place < fitted.recomputed for place in range(len(recomputing))]
+    return fitted.recomputed, said
+
+
+def enough(needed):
+    return int(needed.growth / SHARE) + 1024
 
 
 def test_off_unless_needed(recipe, trainable):
-    assert decide(recipe("auto"), trainable, free=1 << 40) == (False, [])
+    assert decide(recipe("auto"), trainable, free=1 << 40) == (0, [])
+    assert decide(recipe("auto"), trainable, free=enough(need(trainable))) == (0, [])
 
 
-def test_on_where_a_step_would_not_fit(recipe, trainable):
-    needed = memory.need(trainable, Optim(), 4096, 2)
-    on, said = decide(recipe("auto"), trainable, free=int(needed.total / 0.9) - 1024)
-    assert on
-    assert said == [f"gradient checkpointing is on: {memory.told(needed, int(needed.total / 0.9) - 1024)}"]
-    assert "activations " in said[0]
-    assert " MiB free" in said[0]
+def test_as_few_layers_as_it_takes(recipe, trainable):
+    one = need(trainable, recomputed=1)
+    assert one.growth < need(trainable).growth
+    number, said = decide(recipe("auto"), trainable, free=enough(one))
+    assert number == 1
+    told = f"{fit.told(one)}, {free.size(enough(one))} free"
+    assert said == [f"gradient checkpointing is on in 1 of 2 layers: {told}"]
 
 
-def test_just_enough(recipe, trainable):
-    needed = memory.need(trainable, Optim(), 4096, 2)
-    assert decide(recipe("auto"), trainable, free=int(needed.total / 0.9) + 1024) == (False, [])
+def test_all_layers_where_that_is_what_it_takes(recipe, trainable):
+    number, said = decide(recipe("auto"), trainable, free=enough(need(trainable, recomputed=2)))
+    assert number == 2
+    assert said[0].startswith("gradient checkpointing is on: activations ")
+
+
+def test_some_layers_recomputed_are_the_same_gradient(recipe, trainable, tiny_llama):
+    forest = plant([Tree(segments=(Segment(ids=np.arange(20, dtype=np.int32), scored=np.arange(20) > 3),))])
+    wanted = list(trainable.parameters().values())
+    plain = torch.autograd.grad(scored_logprobs(trainable.model, forest).sum(), wanted)
+    recompute_layers(trainable.model, layers=decoder_layers(trainable.model)[:1])
+    trainable.model.train()
+    again = torch.autograd.grad(scored_logprobs(trainable.model, forest).sum(), wanted)
+    assert all(torch.equal(one, other) for one, other in zip(plain, again, strict=True))
 
 
 @pytest.mark.parametrize("wanted", [True, False])
 def test_a_choice_is_kept(recipe, trainable, wanted):
-    assert decide(recipe(wanted), trainable, free=1)[0] is wanted
+    assert decide(recipe(wanted), trainable, free=1 << 40)[0] == (2 if wanted else 0)
+
+
+def test_what_does_not_fit_is_refused_and_can_be_forced(recipe, trainable):
+    with pytest.raises(RecipeError, match=r"train: a run that does not fit: .* free; .*; or set train.skip_m"):
+        decide(recipe("auto"), trainable, free=1 << 20)
+    forced = recipe("auto", train={"skip_memory_check": True})
+    assert decide(forced, trainable, free=1 << 20)[0] == 2
 
 
 def test_an_architecture_without(recipe, trainable):
     trainable.model.supports_gradient_checkpointing = False
-    assert decide(recipe("auto"), trainable, free=1) == (False, [])
+    assert decide(recipe("auto", train={"skip_memory_check": True}), trainable, free=1) == (0, [])
     with pytest.raises(RecipeError, match=r"train.gradient_checkpointing: .* cannot recompute its layers; auto or fal"):
         decide(recipe(True), trainable, free=1)
 
 
 def test_a_whole_run_says_so(recipe, monkeypatch):
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 1 << 20)
+    monkeypatch.setattr(fit, "free_bytes", lambda device: 1 << 20)
     said: list[str] = []
-    result = luthier.train(recipe("auto"), say=said.append)
+    result = luthier.train(recipe("auto", train={"skip_memory_check": True}), say=said.append)
     assert any(line.startswith("gradient checkpointing is on: activations ") for line in said)
     assert result.model.is_gradient_checkpointing
 
 
 def test_ranks_on_a_processor_share_what_is_free(recipe, trainable, monkeypatch):
-    needed = memory.need(trainable, Optim(), 4096, 2)
-    monkeypatch.setattr(memory, "free_bytes", lambda device: int(needed.total / 0.9) + 1024)
+    monkeypatch.setattr(fit, "free_bytes", lambda device: enough(need(trainable)))
+    forced = recipe("auto", train={"skip_memory_check": True}).recipe
     for ranks, on in ((1, False), (2, True)):
-        assert memory.fit_memory(recipe("auto").recipe, trainable, 4096, lambda _: None, ranks=ranks) is on
+        fitted = fit.fit_memory(forced, trainable, work(), lambda _: None, ranks=ranks)
+        assert (fitted.recomputed > 0) is on
 
 
 def test_states(tiny_llama):
@@ -93,14 +139,14 @@ def test_states(tiny_llama):
     numbers = trainable.num_trainable
     wanted = {"adamw": 16, "sgd": 8, "adafactor": 8}  # gradient 4, float32 master 4, two moments 8
     for name, size in wanted.items():
-        assert memory.need(trainable, Optim(optim=name), 1, 2).states == size * numbers
-    assert memory.need(trainable, Optim(optim="sgd", momentum=0.9), 1, 2).states == 12 * numbers
+        assert need(trainable, optim=Optim(optim=name)).states == size * numbers
+    assert need(trainable, optim=Optim(optim="sgd", momentum=0.9)).states == 12 * numbers
 
 
 def test_recomputing_leaves_less(trainable):
-    before = memory.bytes_per_token(trainable.model)
+    before = bytes_per_token(trainable.model)
     recompute_layers(trainable.model)
-    assert memory.bytes_per_token(trainable.model) < before / 4
+    assert bytes_per_token(trainable.model) < before / 4
 
 
 def test_counting_changes_nothing(tiny_llama):
@@ -110,7 +156,7 @@ def test_counting_changes_nothing(tiny_llama):
     torch.manual_seed(5)
     state = torch.get_rng_state()
     trainable.model.eval()
-    assert memory.bytes_per_token(trainable.model) > 0
+    assert bytes_per_token(trainable.model) > 0
     assert torch.equal(torch.get_rng_state(), state)
     assert not trainable.model.training
     assert all(p.grad is None for p in trainable.model.parameters())
@@ -121,18 +167,21 @@ def test_layers(trainable):
 
 
 def test_free_memory():
-    free = memory.free_bytes(torch.device("cpu"))
-    assert free is None or 1 << 20 < free < 1 << 50
+    found = free.free_bytes(torch.device("cpu"))
+    assert found is None or 1 << 20 < found < 1 << 50
 
 
 MEASURE = """
 import ctypes, gc, sys
 import numpy as np, torch
 from luthier.core.types import Segment, Tree
-from luthier.engine import loop, machine, memory
+from luthier.engine import loop, machine
 from luthier.kernels.forest import plant
 from luthier.methods import full, lora
 from luthier.models import load_model, scored_logprobs
+from luthier.planning.counts import count
+from luthier.planning.need import need_of
+from luthier.planning.work import Work
 from luthier.recipe import Model, Optim
 
 def resident():
@@ -147,13 +196,15 @@ def forest(count, length):
     one = Segment(ids=np.arange(length, dtype=np.int32), scored=np.ones(length, np.bool_))
     return plant([Tree(segments=(one,))] * count)
 scored_logprobs(model, forest(1, 64)).sum().backward()  # libraries load, gradients are there
-needed = memory.need(trainable, Optim(), 8192, 4)
+whole = {"steps": 4, "all_tokens": 8192, "all_scored": 8192, "all_pairs": 0, "passes": 4}
+work = Work(tokens=8192, scored=8192, mean=8192, micro_batches=1, **whole)
+needed = need_of(count(trainable), work, Optim(), "cpu")
 machine.reset_peak()
 before = resident()["VmRSS"]
 out = scored_logprobs(model, forest(16, 512))
 grown = resident()["VmRSS"] - before
 out.sum().backward()
-print(grown, resident()["VmHWM"] - before, needed.activations, needed.activations + needed.passing)
+print(grown, resident()["VmHWM"] - before, needed.activations, needed.activations + needed.passing + needed.logits)
 """
 
 

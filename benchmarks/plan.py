@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plans against measurements: peak memory and time of every method, for SFT and DPO, on two models.
+
+    taskset -c 0 python benchmarks/plan.py --out benchmarks/results/plan_cpu.txt
+
+The built-in model (3 M) and a random Llama of 110 M train some steps, each run in a process of its own on one thread.
+Memory is the process's resident set above what it was with everything imported and nothing loaded; time is the
+processor's, which other processes disturb little. Two plans are compared: the one that the run itself makes of the
+model that it has loaded, and `luthier.plan`, which sees the configuration alone. Nothing is fitted to a case: the
+constants are those of `planning/need.py`, the same for all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+METHODS = ("full", "freeze", "lora", "lora_fa", "loha", "lokr", "vera", "ia3", "adapter", "bitfit", "norm")
+METHODS += ("prefix", "prompt", "ptuning", "llama_adapter", "dora", "nf4")
+NAMED: dict[str, dict[str, Any]] = {
+    "dora": {"name": "lora", "use_dora": True},
+    "nf4": {"name": "lora"},
+    "bitfit": {"name": "bitfit", "add_biases": True},
+}
+SETS = {"sft": "embedded:train", "dpo": "embedded:preference_train"}
+BATCH = {("embedded", "sft"): 4, ("embedded", "dpo"): 16, ("llama", "sft"): 2, ("llama", "dpo"): 8}
+STEPS = {"embedded": 8, "llama": 4}
+MEMORY, TIME = 0.10, 0.25  # what a plan may be off by
+
+
+def make_llama(folder: Path) -> None:
+    """A random Llama of 110 M with the built-in model's tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from luthier.models import load_tokenizer
+
+    tokenizer = load_tokenizer("embedded")
+    sizes = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12}
+    ends = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": None, "pad_token_id": tokenizer.pad_token_id}
+    config = LlamaConfig(vocab_size=32_000, max_position_embeddings=2048, tie_word_embeddings=True, **sizes, **ends)
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def run_one(model: str, where: str, method: str, objective: str, out: Path) -> dict[str, Any]:
+    """Train, and plan the same recipe from its configuration."""
+    import luthier
+    import luthier.run  # before anything is measured
+
+    recipe = {
+        "model": {"model_name_or_path": where, "quantization": "nf4" if method == "nf4" else "none"},
+        "data": {"train": SETS[objective], "max_length": 512},
+        "method": NAMED.get(method, {"name": method}),
+        "objective": objective,
+        "train": {"max_steps": STEPS[model], "per_device_train_batch_size": BATCH[model, objective]},
+        "optim": {"learning_rate": 1e-5},
+        "output_dir": str(out),
+    }
+    summary = luthier.train(recipe).summary
+    found = luthier.plan(recipe)
+    plan, measured = summary["plan"], summary["plan"]["measured"]
+    return {
+        "memory": measured["peak_memory_bytes"],
+        "planned": plan["peak_memory_bytes"],
+        "from_config": found.peak_memory_bytes,
+        "seconds": measured["cpu_seconds"],
+        "planned_seconds": plan["seconds"],
+        "seconds_from_config": found.seconds,
+    }
+
+
+def line_of(case: tuple[str, str, str], found: dict[str, Any]) -> str:
+    """A row of the table."""
+    mib = [found[key] / 2**20 for key in ("memory", "planned", "from_config")]
+    seconds = [found[key] for key in ("seconds", "planned_seconds", "seconds_from_config")]
+    ratios = [value / some[0] for some in (mib, seconds) for value in some[1:]]
+    name = f"{case[0]:9}{case[1]:14}{case[2]:5}"
+    memory = f"{mib[0]:8.0f}{mib[1]:8.0f}{ratios[0]:6.2f}{mib[2]:8.0f}{ratios[1]:6.2f}"
+    return f"{name}{memory}{seconds[0]:9.2f}{seconds[1]:8.2f}{ratios[2]:6.2f}{seconds[2]:8.2f}{ratios[3]:6.2f}"
+
+
+def main() -> None:
+    """Run all cases and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="*", default=list(METHODS))
+    parser.add_argument("--models", nargs="*", default=["embedded", "llama"])
+    parser.add_argument("--objectives", nargs="*", default=["sft", "dpo"])
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--one", nargs=5, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        model, where, method, objective, out = args.one
+        print(json.dumps(run_one(model, where, method, objective, Path(out))))
+        return
+    columns = f"{'plan':>8}{'':6}{'config':>8}{'':6}"
+    sizes, times = f"{'MiB':>8}{columns}", f"{'CPU s':>9}{columns}"
+    head = f"{'model':9}{'method':14}{'':5}{sizes}{times}".rstrip()
+    lines, ratios = [head], []
+    print(head, flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        llama = Path(scratch) / "llama"
+        if "llama" in args.models:
+            make_llama(llama)
+        for case in [(m, n, o) for m in args.models for n in args.methods for o in args.objectives]:
+            where = "embedded" if case[0] == "embedded" else str(llama)
+            found = _child(case, where, Path(scratch) / "-".join(case))
+            if isinstance(found, str):
+                lines.append(f"{case[0]:9}{case[1]:14}{case[2]:5} {found}")
+            else:
+                lines.append(line_of(case, found))
+                ratios.append((found["planned"] / found["memory"], found["planned_seconds"] / found["seconds"]))
+            print(lines[-1], flush=True)
+    within = [sum(abs(r[i] - 1) <= limit for r in ratios) for i, limit in enumerate((MEMORY, TIME))]
+    lines.append(f"within {MEMORY:.0%} of memory: {within[0]} of {len(ratios)}; {TIME:.0%} of time: {within[1]}")
+    print(lines[-1])
+    if args.out:
+        args.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _child(case: tuple[str, str, str], where: str, out: Path) -> dict[str, Any] | str:
+    command = [sys.executable, __file__, "--one", case[0], where, case[1], case[2], str(out)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return f"failed: {done.stderr.strip().splitlines()[-1][:160]}"
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes of a training step by category and phase: the one estimate, of counts alone.
+
+    load         the base, and what reading it takes
+    reference    the base and one pass without gradient, where a reference is asked before the first step
+    step         base + method + float32 masters + optimiser's state + gradients + activations + what passes by
+    evaluation   the same without activations, and a pass without gradient
+    save         the same, and a copy of nothing: files are written from where the numbers are
+
+A GPU's allocator reuses what is free: activations go while gradients come, so the larger of both counts. glibc does not
+(blocks of other sizes): on a CPU both count.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from luthier.engine.optim import state_bytes
+from luthier.engine.rounding import transient
+from luthier.kernels.logprob import CHUNK_ELEMENTS, MIN_ROWS
+
+if TYPE_CHECKING:
+    from luthier.planning.counts import Counts
+    from luthier.planning.work import Work
+    from luthier.recipe import Optim
+
+SHARE = 0.9  # of the free memory; the rest is for what no formula sees (allocator's gaps, workspaces)
+# Libraries and Python's own objects: what a process that trains holds besides its tensors, above one that has imported
+# everything. Of a GPU only tensors are counted. Models of 3 M and 110 M parameters: benchmarks/results/plan_cpu.txt.
+FRAMEWORK = {"cpu": 65 << 20, "cuda": 0}
+# oneDNN's machine code for the shapes of products, 0.6 MB each and 64 kept (`models.threads`); the first steps make it.
+MACHINE_CODE, _STEPS = 64 * 0.6e6, 8
+# glibc cannot reuse all that it gets back, as each step has other sizes: after 4 to 14 steps 1.3 to 1.5 times the
+# activations are resident (110 M; 1.1 after one). Small models go on to 3 times after 40 steps (3 M, 60 MiB).
+GAPS = {"cpu": 0.5, "cuda": 0.0}
+CONTEXT = {"cpu": 0, "cuda": 600 << 20}  # what a GPU's driver takes before the first tensor; not in any peak
+LOGITS = 3  # log-softmax, its gradient and a copy in the head's type, in float32 (kernels.logprob)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """Bytes on one device.
+
+    Attributes:
+        weights: The base as it is kept.
+        adapters: What the method put beside it.
+        masters: Float32 copies of trained weights of fewer bits.
+        optimizer: The optimiser's state.
+        gradients: Of all that trains, in float32.
+        activations: Kept from the forward to the backward pass, by the largest micro-batch.
+        logits: One chunk of them, with what becomes of it.
+        passing: The backward pass through one layer, one quantised matrix made dense, a trained head's gradient.
+        gaps: What the allocator holds between pieces that are in use.
+        framework: What the process holds besides tensors.
+        phases: The peak of each phase.
+    """
+
+    weights: int
+    adapters: int
+    masters: int
+    optimizer: int
+    gradients: int
+    activations: int
+    logits: int
+    passing: int
+    gaps: int
+    framework: int
+    phases: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """The highest peak."""
+        return max(self.phases.values())
+
+    @property
+    def held(self) -> int:
+        """What is there before the first step: base and method."""
+        return self.weights + self.adapters
+
+    @property
+    def growth(self) -> int:
+        """What a run takes besides the model that is loaded."""
+        return max(0, self.total - self.held)
+
+    @property
+    def states(self) -> int:
+        """Gradients, float32 masters and the optimiser's state."""
+        return self.gradients + self.masters + self.optimizer
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return asdict(self) | {"total": self.total}
+
+
+def need_of(
+    counts: Counts,
+    work: Work,
+    optim: Optim,
+    device: str,
+    *,
+    recomputed: int = 0,
+    offloaded: int = 0,
+    shards: tuple[int, int, int] = (1, 1, 1),
+) -> Need:
+    """Predict.
+
+    Args:
+        counts: The model with its method.
+        work: What a step holds.
+        optim: Which optimiser.
+        device: `cpu` or `cuda`.
+        recomputed: Layers that keep their input alone and run again in the backward pass.
+        offloaded: Layers whose activations wait in the host's memory.
+        shards: Devices that share optimiser state and masters, gradients, weights (ZeRO stages 1, 2, 3).
+    """
+    of_states, of_gradients, of_weights = shards
+    short = [numel for itemsize, some in counts.trained.items() if itemsize < 4 for numel in some]
+    masters = 4 * (sum(short) if optim.weights == "float32" else transient(short))
+    gradients = 4 * counts.gradients
+    moved = counts.numbers if counts.moved is None else counts.moved
+    optimizer = state_bytes(optim) * moved + counts.beside_state
+    logits = 4 * LOGITS * counts.vocabulary * min(work.scored, _rows(counts.vocabulary))
+    layer, activations = activations_of(counts, work, recomputed, offloaded)
+    whole = counts.vocabulary * counts.hidden
+    head = whole in (n for some in counts.trained.values() for n in some)
+    gathered = counts.weights // max(1, counts.layers) * 2 if of_weights > 1 else 0  # two layers are whole at a time
+    found = Need(
+        weights=counts.weights // of_weights,
+        adapters=counts.added // of_weights,
+        masters=masters // of_states,
+        optimizer=optimizer // of_states,
+        gradients=gradients // of_gradients,
+        activations=activations,
+        logits=logits,
+        # a trained head's gradient is added up in float32, and exists in its own type beside an embedding's
+        passing=layer + counts.dense + gathered + (whole * (4 + counts.itemsize) if head else 0),
+        gaps=int(activations * GAPS[device]),
+        framework=FRAMEWORK[device] + (_machine_code(work.steps) if device == "cpu" else 0),
+        phases={},
+    )
+    return replace(found, phases=_phases(found, counts, work, device))
+
+
+def activations_of(counts: Counts, work: Work, recomputed: int, offloaded: int) -> tuple[int, int]:
+    """Bytes of one layer's backward pass, and of all that waits for it on the device."""
+    every = counts.kept.per_token * work.tokens
+    one = every // max(1, counts.layers)
+    inputs = work.tokens * counts.hidden * counts.itemsize
+    waiting = one * (counts.layers - recomputed - offloaded) if counts.layers else every
+    waiting += inputs * recomputed + counts.kept.per_scored * work.scored
+    return (one if recomputed or offloaded else one // 2), waiting
+
+
+def _phases(need: Need, counts: Counts, work: Work, device: str) -> dict[str, int]:
+    """The peak of each phase."""
+    model = need.weights + need.adapters + need.framework
+    forward = 8 * counts.hidden * counts.itemsize * max(work.eval_tokens, 0)
+    phases = {"load": model}
+    if work.asked_before:
+        phases["reference"] = model + forward + need.logits
+    static = model + need.masters + need.optimizer
+    waiting = need.activations + need.gaps + max(need.logits, need.passing)
+    if device == "cpu" or work.micro_batches > 1:
+        phases["step"] = static + need.gradients + waiting
+    else:
+        phases["step"] = static + max(waiting, need.gradients + need.passing)
+    if work.eval_tokens:
+        phases["evaluation"] = static + forward + need.logits
+    phases["save"] = static
+    return phases
+
+
+def _machine_code(steps: int) -> int:
+    return int(MACHINE_CODE * -math.expm1(-steps / _STEPS))
+
+
+def _rows(vocabulary: int) -> int:
+    """Rows of a chunk of logits (`kernels.logprob`)."""
+    return max(MIN_ROWS, CHUNK_ELEMENTS // vocabulary)

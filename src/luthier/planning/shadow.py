@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model with its method from the configuration alone: its real layers, whose weights take no memory.
+
+Each matrix is one row of random numbers that all rows share (stride 0), so layers of a 70B cost kilobytes (stacked
+experts: one expert's matrices). Widths, architecture, fast modules and the method are the real ones, so what is counted
+in a shadow is what is counted in the model. Models above a billion numbers are cut to one and two layers of each kind;
+what the others have is the difference.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import torch
+
+from luthier.core import registry
+from luthier.core.errors import LuthierError
+from luthier.engine.flops import Rates, count_rates
+from luthier.engine.optim import moved_numbers, transform_bytes
+from luthier.engine.regional import decoder_layers
+from luthier.models.fuse import fuse
+from luthier.models.load import DENSE
+from luthier.models.planted import NAME
+from luthier.models.source_target import is_encoder_decoder
+from luthier.models.tasks import auto_class
+from luthier.planning.activations import Kept, bytes_per_token, kept_bytes
+from luthier.planning.counts import Counts, by_size, count, linear_numbers
+from luthier.recipe import entry_config
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from luthier.core.tasks import Task
+    from luthier.core.trainable import Trainable
+
+# Bytes in 16 bits that a layer keeps for each token and unit of width, without its attention's weights.
+# Reference: Korthikanti et al., arXiv 2205.05198, equation 2.
+_PER_WIDTH = 34
+_WORDS = 256  # of a cut model; activations are counted with ids below 64
+WHOLE = 1_000_000_000  # numbers of a model that is not cut: counting takes some seconds
+NOT_COUNTED = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError, AssertionError)
+
+
+def saved_bytes(
+    config: PretrainedConfig, dtype: torch.dtype, exclude: tuple[str, ...], trust_remote_code: bool = False
+) -> tuple[int, int] | None:
+    """Bytes that a token leaves for the backward pass in all layers together.
+
+    Args:
+        config: The model's configuration; left as it is.
+        dtype: Of the base.
+        exclude: Endings that LoRA leaves out.
+        trust_remote_code: Run code that comes with the model.
+
+    Returns:
+        With LoRA on all linears, and in full fine-tuning; None where the cut model does not run.
+    """
+    found = []
+    for method in ({"name": "lora", "r": 1, "exclude_modules": list(exclude) or None}, {"name": "full"}):
+        try:
+            model = build(config, dtype, "CAUSAL_LM", trust_remote_code, words=_WORDS)
+            kinds = [number for _, _, number in _kinds(_list_of(model))]
+            found.append(_grown([bytes_per_token(cut.model) for cut in _cuts(model, method)], kinds))
+        except NOT_COUNTED:
+            return None
+    return found[0], found[1]
+
+
+def saved_by_formula(hidden_size: int, layers: int, itemsize: int) -> int:
+    """The same from width and depth alone, for models whose layers do not run cut off.
+
+    Reference:
+        Korthikanti et al., arXiv 2205.05198, equation 2 without the attention's weights, which are recomputed here.
+
+    Example:
+        >>> saved_by_formula(4096, 32, 2)
+        4456448
+    """
+    return _PER_WIDTH * hidden_size * layers * itemsize // 2
+
+
+def shadow_counts(
+    config: PretrainedConfig, dtype: torch.dtype, task: Task, method: dict[str, Any], trust_remote_code: bool = False
+) -> Counts:
+    """Count a model with its method from the configuration.
+
+    Args:
+        config: Left as it is.
+        dtype: Of the base.
+        task: What the model is for.
+        method: The recipe's section.
+        trust_remote_code: Run code that comes with the model.
+
+    Raises:
+        UserError: The method refuses the model.
+    """
+    whole = build(config, dtype, task, trust_remote_code)
+    if sum(p.numel() for p in whole.parameters()) <= WHOLE or is_encoder_decoder(whole):
+        return count(_applied(whole, method), "configuration")
+    exact = _on_meta(whole, method)
+    cut = build(config, dtype, task, trust_remote_code, words=_WORDS)
+    kinds = [number for _, _, number in _kinds(_list_of(cut))]
+    try:
+        kept, rates, numbers = [], [], []
+        for trainable in _cuts(cut, method):
+            kept.append(kept_bytes(trainable.model))
+            rates.append(count_rates(cast("PreTrainedModel", trainable.model)))
+            numbers.append(trainable.num_trainable)
+    except (*NOT_COUNTED, LuthierError):
+        if exact is None:
+            raise
+        return count(_applied(whole, method), "configuration")  # slow, and always right
+    return _extended(whole, exact, kinds, kept, rates, numbers, trainable)
+
+
+def dense_shadow(
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    task: Task,
+    method: dict[str, Any],
+    trust_remote_code: bool,
+    room: int,
+) -> Trainable | None:
+    """The model with its method, of random numbers that each have a place in memory: as fast as the real one.
+
+    Args:
+        config: Left as it is.
+        dtype: Of the base.
+        task: What the model is for.
+        method: The recipe's section.
+        trust_remote_code: Run code that comes with the model.
+        room: Bytes that it may take; None is given where it would take more.
+    """
+    model = build(config, dtype, task, trust_remote_code)
+    if sum(p.numel() * p.element_size() for p in model.parameters()) > room:
+        return None
+    return _applied(model, method, dense=True)
+
+
+def _extended(
+    whole: PreTrainedModel,
+    exact: Moving | None,
+    kinds: list[int],
+    kept: list[Kept],
+    rates: list[Rates],
+    numbers: list[int],
+    last: Trainable,
+) -> Counts:
+    """The whole model's counts from those of its cuts."""
+    parameters = [(p.numel(), p.element_size()) for p in whole.parameters()]
+    text: Any = whole.config.get_text_config()
+    if exact is None:
+        total = int(_grown(numbers, kinds))
+        exact = Moving({4: (total,)}, 4 * total)
+    head = 2 * text.hidden_size * (int(text.vocab_size) - _WORDS)  # products forward and for x; a cut's is narrow
+    trains_head = 1 + any(n == text.hidden_size * text.vocab_size for some in exact.trained.values() for n in some) / 2
+    return Counts(
+        parameters=sum(numel for numel, _ in parameters),
+        weights=sum(numel * size for numel, size in parameters),
+        **exact._asdict(),
+        itemsize=whole.dtype.itemsize,
+        layers=len(decoder_layers(whole)),
+        hidden=int(text.hidden_size),
+        vocabulary=int(text.vocab_size),
+        kept=Kept(
+            int(_grown([one.per_token for one in kept], kinds)), int(_grown([one.per_scored for one in kept], kinds))
+        ),
+        rates=Rates(
+            per_token=_grown([one.per_token for one in rates], kinds),
+            per_scored=rates[0].per_scored + 2 * head * trains_head,
+            per_pair=_grown([one.per_pair for one in rates], kinds),
+            per_pass=_grown([one.per_pass for one in rates], kinds),
+        ),
+        recomputes=bool(whole.supports_gradient_checkpointing),
+        linear=linear_numbers(whole),
+        folder=last.folder,
+        starts_as_base=last.starts_as_base,
+        counted="configuration",
+    )
+
+
+def _applied(model: PreTrainedModel, method: dict[str, Any], *, dense: bool = False) -> Trainable:
+    _fill(model, dense=dense)
+    fuse(model)
+    entry = registry.get("methods", method["name"])
+    with torch.random.fork_rng():
+        trainable: Trainable = entry.apply(model, _started(method))
+    return trainable
+
+
+def _started(method: dict[str, Any]) -> Any:
+    """The method's section with its plain start: principal parts of weights that are not there cannot be taken."""
+    return entry_config("method", {key: value for key, value in method.items() if key != "init_weights"})
+
+
+class Moving(NamedTuple):
+    """What moves, as `Counts` has it."""
+
+    trained: dict[int, tuple[int, ...]]
+    added: int
+    moved: int | None = None
+    beside_state: int = 0
+    layerwise: bool = False
+
+
+def _on_meta(model: PreTrainedModel, method: dict[str, Any]) -> Moving | None:
+    """What moves, told without numbers; None where the method must run the model."""
+    entry = registry.get("methods", method["name"])
+    copy = deepcopy(model)  # on the meta device: no numbers
+    try:
+        with torch.random.fork_rng(), torch.device("meta"):
+            trainable: Trainable = entry.apply(copy, _started(method))
+    except (*NOT_COUNTED, LuthierError):
+        return None
+    moving = list({id(p): p for p in trainable.parameters().values()}.values())
+    added = sum(p.numel() * p.element_size() for p in copy.parameters()) - sum(
+        p.numel() * p.element_size() for p in model.parameters()
+    )
+    return Moving(
+        trained=by_size([(p.numel(), p.element_size()) for p in moving]),
+        added=max(0, added),
+        moved=moved_numbers(trainable) if trainable.transforms else None,
+        beside_state=transform_bytes(trainable),
+        layerwise=trainable.layerwise,
+    )
+
+
+def build(
+    config: PretrainedConfig, dtype: torch.dtype, task: Task, trust_remote_code: bool = False, words: int | None = None
+) -> PreTrainedModel:
+    """The model on the meta device; with so many words only, where its head and embedding need not be real."""
+    copy = type(config).from_dict(config.to_dict())
+    if words is not None:
+        text = copy.get_text_config()
+        text.vocab_size, text.pad_token_id = words, None  # logits are never kept, and the head was most of the time
+    chosen: str | None = DENSE.get(config.model_type, NAME)
+    if task == "SEQ_2_SEQ_LM":
+        chosen = None
+    with torch.device("meta"):
+        model: PreTrainedModel = auto_class(task).from_config(
+            copy, dtype=dtype, attn_implementation=chosen, trust_remote_code=trust_remote_code
+        )
+    return model
+
+
+def _cuts(model: PreTrainedModel, method: dict[str, Any]) -> Iterator[Trainable]:
+    """With the method: for each kind of layer one of them, and one more."""
+    layers = _list_of(model)
+    kinds = _kinds(layers)
+    _keep(layers, [layer for first, second, _ in kinds for layer in dict.fromkeys((first, second))])
+    trainable = _applied(model, method)
+    for first, second, _ in kinds:
+        for some in ([first], [first, second]):
+            _keep(layers, some)
+            with _told(model, len(some)):
+                yield trainable
+
+
+@contextmanager
+def _told(model: PreTrainedModel, layers: int) -> Iterator[None]:
+    """Inside, the configuration has as many layers as are left."""
+    text = model.config.get_text_config()
+    before = text.num_hidden_layers
+    text.num_hidden_layers = layers
+    try:
+        yield
+    finally:
+        text.num_hidden_layers = before
+
+
+def _grown(costs: list[Any], kinds: list[int]) -> Any:
+    """What all layers cost: the first kind brings what is there once (embedding, last norm, head).
+
+    Example: one kind of 32 layers that costs 10 with one and 12 with two of them.
+        >>> _grown([10, 12], [32])
+        72
+    """
+    total: Any = None
+    for place, number in enumerate(kinds):
+        first, slope = costs[2 * place], costs[2 * place + 1] - costs[2 * place]
+        total = first + slope * (number - 1) if total is None else total + slope * number
+    return total or 0
+
+
+def _list_of(model: PreTrainedModel) -> torch.nn.ModuleList:
+    """The decoder's own list, which can be cut."""
+    layers = decoder_layers(model)
+    for child in model.get_decoder().children():
+        if layers and isinstance(child, torch.nn.ModuleList) and list(child) == layers:
+            return child
+    raise LookupError(f"{type(model).__name__} has no list of layers")
+
+
+def _kinds(layers: torch.nn.ModuleList) -> list[tuple[torch.nn.Module, torch.nn.Module, int]]:
+    """Layers of the same parameters: two of them (the same one twice where there is one), and how many there are."""
+    groups: dict[tuple[Any, ...], list[torch.nn.Module]] = {}
+    for layer in layers:
+        key = tuple((name, tuple(p.shape)) for name, p in layer.named_parameters())
+        groups.setdefault(key, []).append(layer)
+    return [(some[0], some[min(1, len(some) - 1)], len(some)) for some in groups.values()]
+
+
+def _keep(layers: torch.nn.ModuleList, some: list[torch.nn.Module]) -> None:
+    del layers[:]
+    layers.extend(some)
+
+
+def _fill(model: PreTrainedModel, *, dense: bool = False) -> None:
+    """Give every tensor numbers: vectors ones, matrices one random row that all others share, or have copies of."""
+    draw = torch.Generator().manual_seed(0)
+    made: dict[int, torch.nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if id(parameter) not in made:
+                filled = _filled(parameter, draw)
+                made[id(parameter)] = torch.nn.Parameter(filled.contiguous() if dense else filled)
+            setattr(module, name, made[id(parameter)])
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, torch.ones(buffer.shape, dtype=buffer.dtype))
+
+
+def _filled(like: torch.Tensor, draw: torch.Generator) -> torch.Tensor:
+    """Ones for a vector; for a matrix a row, and for stacked experts (whose product wants dense matrices) a matrix."""
+    if like.ndim < 2:
+        return torch.ones(like.shape, dtype=like.dtype)
+    own = like.shape[-1:] if like.ndim == 2 else like.shape[-2:]
+    return torch.randn(own, generator=draw, dtype=torch.float32).mul_(0.02).to(like.dtype).expand(like.shape)
