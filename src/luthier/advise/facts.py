@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from luthier.core.tasks import RowKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,7 @@ class DataFacts:
         judged: Whether they are judged answers, for preference objectives.
         labelled: Whether those are single answers with a label.
         text: Whether they are plain text to go on pretraining with.
+        kind: What a row is.
     """
 
     rows: int
@@ -77,6 +81,7 @@ class DataFacts:
     judged: bool = False
     labelled: bool = False
     text: bool = False
+    kind: RowKind = "plain"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 SAMPLE = 4096  # rows that are tokenised: 1.5 M tokens of instructions, seconds
 READ_WHOLE = 100 << 20  # bytes of files whose rows are counted; of larger ones the number is worked out
 LINES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt")
+READ = {
+    "labelled": "classification",
+    "tagged": "token_classification",
+    "question": "question_answering",
+    "texts": "contrastive",
+}
 _NO_LIMIT = 1 << 24  # tokens: rows shall be seen in their full length
 
 
@@ -69,6 +75,7 @@ def look_at_rows(data: Data, tokenizer: Any, say: Say, *, kind: RowKind | None =
         judged=prepared.rows.judged,
         labelled=formats == {"unpaired"},
         text=formats == {"text"},
+        kind=cast("RowKind", prepared.rows.kind),
     )
 
 
@@ -103,4 +110,6 @@ def objective_for(data: DataFacts) -> str:
     """
     if not data.rows:
         raise DataError("data", "it holds no rows", fix="give a file with rows")
+    if data.kind in READ:
+        return READ[data.kind]
     return "kto" if data.labelled else "dpo" if data.judged else "sft"

@@ -16,7 +16,7 @@ from luthier.models.bars import without_bars, without_report
 from luthier.models.failures import EMBEDDED, cannot_load, load_errors
 from luthier.models.heads import draw_head, may_be_drawn
 from luthier.models.quantized import loading_words, quietly, settle_quantized
-from luthier.models.tasks import auto_class, renamed_keys, saved_for, settle_padding, settle_task
+from luthier.models.tasks import auto_class, keep_names, renamed_keys, saved_for, settle_padding, settle_task
 from luthier.models.threads import bound_caches
 
 if TYPE_CHECKING:
@@ -186,7 +186,8 @@ def load_model(  # noqa: PLR0913 - what a recipe says of a model, and of its hea
         chosen = None if task == "SEQ_2_SEQ_LM" else DENSE.get(config.model_type, attention)
     words: dict[str, Any] = {"revision": model.model_revision, "trust_remote_code": model.trust_remote_code}
     words |= {"dtype": dtype, "attn_implementation": chosen, "use_safetensors": True, "output_loading_info": True}
-    words |= {"key_mapping": renamed_keys(config, task)} | loading_words(model, config, auto_class(task), whole)
+    renamed = renamed_keys(config, task)
+    words |= {"key_mapping": renamed} | loading_words(model, config, auto_class(task), whole)
     try:
         with without_bars(), without_report(new_head), quietly():
             loaded, found = auto_class(task).from_pretrained(locate(name), config=config, **words)
@@ -195,6 +196,8 @@ def load_model(  # noqa: PLR0913 - what a recipe says of a model, and of its hea
             found = f"{config.model_type}: its attention is code of its own, which takes no forest"
             raise ModelError(f"model {name}", found, RUNNABLE, "choose such a model") from None
         raise cannot_load(name, "model", error) from error
+    if renamed:
+        keep_names(loaded, renamed)
     settle_quantized(loaded, model, dtype)
     lacking = may_be_drawn(loaded, found["missing_keys"]) if task != "CAUSAL_LM" else set()
     lacking = lacking if new_head else {key for key in lacking if task == "FEATURE_EXTRACTION"}

@@ -85,6 +85,18 @@ def renamed_keys(config: PretrainedConfig, task: Task) -> dict[str, str] | None:
     return {rf"^{old}\.": f"{new}."} if old != new and saved_for(config) == "CAUSAL_LM" else None
 
 
+def keep_names(model: PreTrainedModel, renamed: dict[str, str]) -> None:
+    """Have a model written under its own names: transformers would write those of the checkpoint, without its head's.
+
+    Args:
+        model: Loaded with these names.
+        renamed: Names of its checkpoint -> its own, as :func:`renamed_keys` gives them.
+    """
+    told: Any = model
+    kept = getattr(model, "_weight_conversions", None) or []
+    told._weight_conversions = [one for one in kept if not set(one.source_patterns) & set(renamed)]
+
+
 def settle_task(
     name: str, config: PretrainedConfig, task: Task | None, num_labels: int | None, labels: Labels | None = None
 ) -> Task:

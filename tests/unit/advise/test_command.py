@@ -62,6 +62,24 @@ def test_judged_rows_are_for_preferences(luthier):
     assert values["optim.learning_rate"] < 3e-4
 
 
+@pytest.mark.parametrize(
+    ("rows", "objective"),
+    [
+        ("classify_train", "classification"),
+        ("tags_train", "token_classification"),
+        ("questions_train", "question_answering"),
+        ("pairs_train", "contrastive"),
+    ],
+)
+def test_rows_that_are_read_are_for_their_task(luthier, rows, objective, tmp_path):
+    file = tmp_path / "first.yaml"
+    said = luthier(
+        "advise", "embedded", "--data", f"embedded:{rows}", "--memory", "4GB", "--json", "--write", str(file)
+    )
+    assert json.loads(said.out)["facts"]["objective"] == objective
+    assert load_recipe(file).recipe.objective["name"] == objective
+
+
 def test_a_recipe_stays_and_its_values_stand_beside(luthier, tiny_llama, alpaca_file, tmp_path):
     given = tree(tiny_llama, alpaca_file, tmp_path / "run", data={"max_length": 128, "max_prompt_length": None})
     file = recipe_file(tmp_path, given)

@@ -96,7 +96,14 @@ def test_a_decoder_s_names_fit_its_class_for_spans(tmp_path: Path) -> None:
     model = encoder(base(tmp_path / "llama"), "QUESTION_ANS")
     assert type(model).__name__ == "LlamaForQuestionAnswering"
     forest = texts((5, 3))
-    assert outputs(model, replace(forest, input_ids=forest.input_ids % 60)).shape == (8, 2)
+    forest = replace(forest, input_ids=forest.input_ids % 60)
+    said = outputs(model, forest)
+    assert said.shape == (8, 2)
+    model.config.save_pretrained(tmp_path / "saved")
+    save_model(model, tmp_path / "saved")  # under its own names: transformers would write those it was loaded from
+    assert "transformer.embed_tokens.weight" in load_file(tmp_path / "saved" / "model.safetensors")
+    again = encoder(tmp_path / "saved", "QUESTION_ANS")
+    torch.testing.assert_close(outputs(again, forest), said, rtol=0, atol=0)
 
 
 def test_texts_are_whole_and_no_longer_than_the_positions(tmp_path: Path) -> None:

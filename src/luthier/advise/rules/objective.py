@@ -12,6 +12,13 @@ if TYPE_CHECKING:
 
     from luthier.advise.facts import Facts
 
+# Rows that are read and not written -> what they hold.
+READ = {
+    "labelled": "texts with labels",
+    "tagged": "words with tags",
+    "question": "questions about contexts",
+    "texts": "texts that belong together",
+}
 # Objective -> keys of its own: value, reason, sources.
 STRENGTH: dict[str, dict[str, tuple[float, str, tuple[str, ...]]]] = {
     "dpo": {"beta": (0.1, "the paper's; the handbook's Zephyr takes 0.01, which lets it move further", ("dpo",))},
@@ -34,7 +41,7 @@ def advise(facts: Facts, _: Mapping[str, Any]) -> tuple[Advice, ...]:
         reason, sources = "no rows were named; plain answers are for sft", ("recipe",)
     else:
         kind = "single answers with a label" if data.labelled else "judged answers" if data.judged else "answers"
-        kind = "plain text" if data.text else kind
+        kind = "plain text" if data.text else READ.get(data.kind, kind)
         reason, sources = f"the rows hold {kind}", ("rows",)
         if name == "dpo":
             reason += "; all six preference objectives gained in our study, once each had a rate of its own"
