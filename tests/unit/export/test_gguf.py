@@ -15,6 +15,7 @@ from luthier.core.errors import ModelError, RunFailed, UserError
 from luthier.export.forms import gguf as form
 from luthier.export.held_out import TEXTS
 from luthier.export.trained import Request
+from luthier.recipe import load_recipe
 
 gguf = pytest.importorskip("gguf")
 
@@ -164,3 +165,28 @@ def test_faults_come_with_words(tmp_path, bench, tiny_llama):
         export(yarn, tmp_path / "out")
     with pytest.raises(UserError, match="--base"):
         export(yarn, tmp_path / "out", base="embedded")
+
+
+def test_a_run_that_trained_the_whole_model(tmp_path, tiny_llama, alpaca_file):
+    """It is told how far training had moved its base, as long as that is there."""
+    run, base = tmp_path / "run", make(tmp_path, tiny_llama)
+    run.mkdir()
+    tree = {"model": {"model_name_or_path": str(base)}, "data": {"train": str(alpaca_file)}, "method": "full"}
+    (run / "recipe.yaml").write_text(load_recipe(tree).to_yaml())
+    shutil.copytree(base, run / "model")
+    model = AutoModelForCausalLM.from_pretrained(base)
+    with torch.no_grad():
+        model.lm_head.weight.add_(0.05 * torch.randn_like(model.lm_head.weight))
+    model.save_pretrained(run / "model")
+    done, _ = export(run, tmp_path / "out")
+    assert done.proof.adapter_kl > 1e-3
+    assert done.proof.mean_kl < 1e-9
+    assert "trained with method `full`" in (done.folder / "README.md").read_text()
+    shutil.rmtree(base)
+    again, _ = export(run / "model", tmp_path / "again")
+    assert json.loads((again.folder / "export_proof.json").read_text())["adapter_kl"] is None
+
+
+def test_the_built_in_model_needs_a_place():
+    with pytest.raises(UserError, match="--output: nothing, for a built-in model"):
+        export("embedded-tiny", None)
