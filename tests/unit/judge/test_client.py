@@ -53,10 +53,12 @@ def test_replies_come_with_their_parameters():
 @pytest.mark.parametrize("fault", ["429", "500", "503", "408", "half", "broken", "empty", "drop", "hang"])
 def test_what_may_pass_is_asked_again(fault):
     with Endpoint(share=1.0, faults=(fault,), hang=0.6) as endpoint:
-        found, kept = _ask(endpoint, [_request("t")], timeout=0.3)
+        found, kept = _ask(endpoint, [_request("t")], timeout=0.3 if fault == "hang" else 60.0)
     failure = next(iter(found.values()))
     assert isinstance(failure, Failure)
-    assert (failure.attempts, endpoint.seen[fault], kept) == (5, 5, [])
+    assert (failure.attempts, kept) == (5, [])
+    if fault != "hang":  # a busy machine may look at such a request after the client has left
+        assert endpoint.seen[fault] == 5
 
 
 @pytest.mark.parametrize("fault", ["400", "422", "413"])
