@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention of many sequences that grow at once: each has a slot for its keys and values, and a pass brings some tokens.
+"""Attention of many sequences that grow at once: each has a slot for its keys and values, a pass brings some tokens.
 
     tokens of a pass     prompt of A, a chunk | B | C | prompt of D, its end | E      one axis, no padding
     slots of the cache   each as long as a sequence may become; sequences come and go between passes

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,7 +61,7 @@ def _difference(side: SideBySide, member: int) -> torch.Tensor:
     wanted = scored_logprobs(side.members[member], plant([tree]).to(device))
     slots, got = Slots(count + 1, _LENGTH), []
     bounds = [0, _FIRST, _FIRST + _NEXT, *range(_FIRST + _NEXT + 1, _LENGTH + 1)]
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for begin, end in pairwise(bounds):
         # Slots the other way round, and the others' texts of another length, so that a wrong row or position shows.
         pieces = [
             Piece(slot=count - other, begin=begin, ids=ids[begin:end].tolist(), adapter=other)
