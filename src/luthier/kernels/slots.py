@@ -182,5 +182,6 @@ def _softmax(
         groups = score.sinks.numel() // keys.shape[1]
         sinks = score.sinks.to(scores).view(1, keys.shape[1], groups).repeat_interleave(scores.shape[2] // groups, 2)
         scores = torch.cat([scores, sinks[..., None].expand(scores.shape[0], -1, -1, 1)], -1)
-    weights = torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype)[..., : keys.shape[2]]
+    wide = scores.dtype if scores.dtype == torch.float64 else torch.float32
+    weights = torch.softmax(scores, -1, dtype=wide).to(query.dtype)[..., : keys.shape[2]]
     return weights @ values

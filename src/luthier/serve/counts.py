@@ -53,7 +53,7 @@ def exposition(engines: Iterable[tuple[str, Counts, tuple[int, int], int]]) -> s
         engines: Of each base its name, its counts, (replies being written, replies that wait), bytes of its slots.
     """
     every = list(engines)
-    lines = []
+    lines: list[str] = []
 
     def add(name: str, kind: str, text: str, rows: Iterable[tuple[str, float]]) -> None:
         lines.extend((f"# HELP luthier_{name} {text}", f"# TYPE luthier_{name} {kind}"))

@@ -165,7 +165,7 @@ class TextRequest(_Request):
             return [given]
         if not given:
             raise BadRequest("prompt: an empty list", param="prompt", code="invalid_value")
-        return [given] if isinstance(given[0], int) else given  # type: ignore[list-item,return-value]
+        return [given] if isinstance(given[0], int) else given
 
 
 def read(kind: type[_Request], body: bytes) -> Any:

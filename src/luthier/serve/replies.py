@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from luthier.serve.asked import Chance
 
+_HALF = "�"  # what decoders write for a part of a character
+
 
 @dataclass(kw_only=True)
 class Choice:
@@ -99,21 +101,35 @@ class Form:
         return {
             "tokens": names,
             "token_logprobs": [one.logprob for one in chances],
-            "top_logprobs": [{self._name(token): value for token, value in one.top} for one in chances],
+            "top_logprobs": [self._by_name(one.top) for one in chances],
             "text_offset": offsets,
         }
+
+    def _by_name(self, top: Sequence[tuple[int, float]]) -> dict[str, float]:
+        found: dict[str, float] = {}
+        for token, value in top:
+            name = self._name(token)
+            found[self._piece(token) if name in found else name] = value
+        return found
 
     def _token(self, token: int, logprob: float, top: Sequence[tuple[int, float]]) -> dict[str, Any]:
         return self._named(token, logprob) | {"top_logprobs": [self._named(*pair) for pair in top]}
 
     def _named(self, token: int, logprob: float) -> dict[str, Any]:
-        name = self._name(token)
-        # A token may be a part of a character: it has bytes then, but no text that they could be told by.
-        return {"token": name, "logprob": logprob, "bytes": None if "�" in name else list(name.encode())}
+        text = self._text(token)
+        return {"token": self._name(token), "logprob": logprob, "bytes": None if _HALF in text else list(text.encode())}
 
     def _name(self, token: int) -> str:
+        """Its text; of a part of a character, which has none, the vocabulary's word for it."""
+        text = self._text(token)
+        return self._piece(token) if _HALF in text else text
+
+    def _text(self, token: int) -> str:
         text = self._tokenizer.decode([token])
         return text if isinstance(text, str) else text[0]
+
+    def _piece(self, token: int) -> str:
+        return str(self._tokenizer.convert_ids_to_tokens(token))
 
 
 def usage(prompt_tokens: int, choices: Sequence[Choice]) -> dict[str, int]:
