@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.core.errors import ModelError, UserError, did_you_mean
+from luthier.core.errors import ModelError, UserError
 from luthier.engine.precision import pick_device, pick_dtype
 from luthier.export.adapter import is_adapter, load_adapter, method_of
 from luthier.export.held_out import load_words
@@ -110,7 +110,8 @@ class Shelf:
         self.served: dict[str, Served] = {}
         self.engines: dict[str, Engine] = {}
         bases: dict[Any, _Base] = {}
-        for name, path in _named(runs).items():
+        named = _named(runs)
+        for name, path in named.items():
             if _holds_adapter(path):
                 _put_on_its_base(bases, name, path, dtype)
             else:
@@ -125,16 +126,8 @@ class Shelf:
                 members.append(member_of(base.model).eval())
                 tokenizers.append(plain)
             self._open(word, names, members, tokenizers, base.model, room, say)
-
-    def find(self, name: str) -> Served:
-        """What stands under a name.
-
-        Raises:
-            UserError: Nothing does.
-        """
-        if name not in self.served:
-            raise UserError("model", f"received {name!r}", did_you_mean(name, self.served))
-        return self.served[name]
+        order = [*named, *(name for name in self.served if name not in named)]
+        self.served = {name: self.served[name] for name in order}
 
     def start(self) -> None:
         """Start the engines."""
