@@ -55,3 +55,20 @@ def test_no_more_positions_than_the_model_has(tiny_llama):
     assert shelf([tiny_llama], capacity=64).engines[tiny_llama.name].capacity == 64
     with pytest.raises(UserError, match="at most 512"):
         shelf([tiny_llama], capacity=513)
+
+
+def test_wrong_words_are_told_before_anything_is_loaded(tmp_path, monkeypatch):
+    from luthier.cli.serve import main
+    from luthier.core.errors import MissingExtra
+
+    for words, message in (({"dtype": "int4"}, "auto, float32 or bfloat16"), ({"api_key": " "}, "an empty token")):
+        with pytest.raises(UserError, match=message):
+            main(["nowhere"], **({"dtype": "auto"} | words))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(MissingExtra, match=r"luthier\[serve\]"):
+        main(["nowhere"], dtype="auto", api_key=None)
+
+
+def test_runs_that_are_not_there(tmp_path):
+    with pytest.raises(UserError, match="nowhere"):
+        shelf([tmp_path / "nowhere"])
