@@ -5,8 +5,9 @@
 
 Clients ask what they ask again and again, each time another name; a third of the requests leaves in the middle of its
 stream. Every text is compared with `luthier generate`'s (greedy, float32), those that were cut with its beginning. The
-server is a process of its own, the clients are OpenAI's (the extra `dev`), on the same cores. Exit code 0: nothing wrong
-or lost, memory has not grown by more than 5 % since the first quarter, and at least three times the tokens a second.
+server is a process of its own, the clients are OpenAI's (the extra `dev`), on the same cores. Exit code 0: nothing is
+wrong, lost or held, memory has not grown by more than 5 % since the first quarter, and at least three times the tokens
+a second.
 """
 
 from __future__ import annotations
@@ -133,9 +134,8 @@ def experiment(
     )
     print("requests: " + ", ".join(f"{number} {word}" for word, number in sorted(counts.items())))
     print(f"server's memory: {quarter:.0f} MB after a quarter, {end:.0f} MB at the end, {max(memory):.0f} MB at most")
-    print(
-        f"replies cancelled, as the server counts: {sum(_rows(server, 'replies_total.*cancelled')):.0f}; still held: {left:.0f}"
-    )
+    cancelled = sum(_rows(server, "replies_total.*cancelled"))
+    print(f"replies that the server gave up: {cancelled:.0f}; still held: {left:.0f}")
     faults = [f"{counts[word]} requests {word}" for word in ("wrong", "lost") if counts[word]]
     faults += [f"{left:.0f} replies are still held"] if left else []
     faults += ["memory grew"] if end > 1.05 * quarter else []
@@ -163,14 +163,14 @@ async def load(
                 name, number = draw.choice(list(wanted)), draw.randrange(len(prompts))
                 leave = draw.randint(1, 20) if draw.random() < cut else None
                 try:
-                    text = await ask(client, name, prompts[number], draw.random() < 0.5, leave)
+                    text, gone = await ask(client, name, prompts[number], draw.random() < 0.5, leave)
                 except openai.OpenAIError as error:
                     print(f"lost: {type(error).__name__}: {error}", file=sys.stderr)
                     counts["lost"] += 1
                     continue
                 right = wanted[name][number]
-                fine = right.startswith(text) if leave else right == text
-                counts["left" if leave and fine else "right" if fine else "wrong"] += 1
+                fine = right.startswith(text) if gone else right == text
+                counts["wrong" if not fine else "left" if gone else "right"] += 1
 
         memory: list[float] = []
 
@@ -188,20 +188,25 @@ async def load(
     return rate, counts, memory
 
 
-async def ask(client: Any, name: str, prompt: str, streams: bool, leave: int | None) -> str:
-    """One request; `leave`: after so many pieces of its stream the client is gone."""
-    words = {"model": name, "messages": [{"role": "user", "content": prompt}], "temperature": 0, "max_tokens": TOKENS}
+async def ask(client: Any, name: str, prompt: str, streams: bool, leave: int | None) -> tuple[str, bool]:
+    """One request: its text, and whether the client has left, which it does after `leave` pieces of its stream."""
+    words: dict[str, Any] = {
+        "model": name,
+        "messages": [{"role": "user", "content": prompt}],
+        "temperature": 0,
+        "max_tokens": TOKENS,
+    }
     if not streams and leave is None:
         found = await client.chat.completions.create(**words)
-        return found.choices[0].message.content
+        return found.choices[0].message.content, False
     text, pieces = "", 0
     async with await client.chat.completions.create(**words, stream=True) as stream:
         async for chunk in stream:
             text += chunk.choices[0].delta.content or ""
             pieces += 1
             if leave is not None and pieces > leave:
-                break
-    return text
+                return text, True
+    return text, False
 
 
 def _options() -> argparse.Namespace:

@@ -4,19 +4,20 @@
     with slots.passing(layout):
         model(input_ids, position_ids=..., use_cache=False)        each layer keeps its keys and reads its slots
 
-As in `models.planted`: a layer that reads or changes its mask fails instead of being wrong. torch asks for a slot's
-pages of memory when they are first written.
+As in `models.planted`: a layer that reads or changes its mask fails instead of being wrong.
 
 Shapes: T tokens of a pass, S slots, C positions of a slot, K key heads, H query heads, D head size.
 """
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -48,7 +49,7 @@ class Slots:
         """The cache of a layer: keys and values [S, K, C, D]; made at its first pass."""
         if id(module) not in self._layers:
             sizes = [(self.count, one.shape[0], self.capacity, one.shape[2]) for one in (key, value)]
-            made = [torch.zeros(size, dtype=key.dtype, device=key.device) for size in sizes]
+            made = [_zeros(size, key.dtype, key.device) for size in sizes]
             self._layers[id(module)] = (made[0], made[1])
         return self._layers[id(module)]
 
@@ -73,6 +74,13 @@ class Slots:
         finally:
             _NOW.reset(token)
             self.layout = None
+
+
+def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros whose pages of memory a CPU gives when they are first written; `torch.zeros` writes them all at once."""
+    if device.type != "cpu":
+        return torch.zeros(size, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(math.prod(size) * dtype.itemsize, np.uint8)).view(dtype).view(size)
 
 
 _NOW: ContextVar[Slots | None] = ContextVar("luthier_slots", default=None)

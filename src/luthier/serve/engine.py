@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from luthier.core.errors import ModelError
 from luthier.kernels.slots import Layout, Piece
 from luthier.models.sampling import generator
 from luthier.models.side_by_side import shares_of
@@ -101,6 +102,29 @@ class Engine(threading.Thread):
         self._running: list[Sequence] = []
         self._changed = threading.Condition()
         self._closing = False
+
+    @torch.no_grad()
+    def prepare(self) -> None:
+        """Make the slots, with a pass of one token, before anybody asks.
+
+        Raises:
+            ModelError: They need more memory than there is.
+        """
+        layout = Layout([Piece(slot=0, begin=0, ids=[0])], self.device)
+        try:
+            with self._slots.passing(layout):
+                self.side.logits(
+                    layout.input_ids, layout.position_ids, layout.ends, shares_of(layout.pieces, self._members)
+                )
+        except (RuntimeError, MemoryError) as error:
+            received = f"{self._slots.count} slots of {self.capacity} tokens: {str(error)[:200]}"
+            fix = "lower --max-num-seqs or --max-model-len"
+            raise ModelError(f"model {type(self.side.trunk).__name__}", received, fix=fix) from None
+        self._slots.clear(0, 1)
+
+    @property
+    def _members(self) -> int:
+        return len(self.side.members)
 
     # ------------------------------------------------------------------ from other threads
 
@@ -223,7 +247,7 @@ class Engine(threading.Thread):
             ids = sequence.ids[sequence.done : sequence.done + count]
             pieces.append(Piece(slot=sequence.slot, begin=sequence.done, ids=ids, adapter=sequence.adapter))
         layout = Layout(pieces, self.device)
-        shares = shares_of(pieces, len(self.side.members))
+        shares = shares_of(pieces, self._members)
         with self._slots.passing(layout):
             logits = self.side.logits(layout.input_ids, layout.position_ids, layout.ends, shares)
         self.counts.prompt_tokens += sum(

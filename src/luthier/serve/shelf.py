@@ -156,13 +156,15 @@ class Shelf:
         difference = prove_slots(side)
         capacity = _capacity(base, room.capacity)
         engine = Engine(side, places=room.places, capacity=capacity, queue=room.queue)
+        engine.prepare()
         self.engines[word] = engine
         for place, (name, member, tokenizer) in enumerate(zip(names, members, tokenizers, strict=True)):
             ends = [frozenset(stop_ids(member, tokenizer, raw)) for raw in (False, True)]
             words: dict[str, Any] = {"ends": ends[0], "raw_ends": ends[1], "tokenizer": tokenizer}
             self.served[name] = Served(name=name, engine=engine, adapter=place, **words)
         kind = f"{type(base).__name__} on {side.trunk.device} in {str(base.dtype).removeprefix('torch.')}"
-        say(f"{', '.join(names)}: {kind}, {capacity} tokens each; equals its own forward to {difference:.1e} nats")
+        size = f"{room.places} slots of {capacity} tokens, {engine.cache_bytes / 1e6:,.0f} MB when they are full"
+        say(f"{', '.join(names)}: {kind}; equals its own forward to {difference:.1e} nats; {size}")
 
 
 def _named(runs: list[str]) -> dict[str, str]:

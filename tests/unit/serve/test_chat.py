@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chat in the terminal: turns add up, commands are obeyed, two runs answer the same, and nothing ends it but the end."""
+"""Chat in the terminal: turns add up, commands are obeyed, two runs are told the same, and errors end nothing."""
 
 from __future__ import annotations
 
