@@ -122,6 +122,7 @@ class _Server:
         """A conversation goes on."""
         asked: ChatRequest = read(ChatRequest, await request.body())
         served = self._find(asked.model)
+        _check_count(served, asked.n or 1)
         turns = [turn.told() for turn in asked.messages]
         ids = await asyncio.to_thread(_encode, served, turns, False)
         wanted = asked.max_completion_tokens or asked.max_tokens
@@ -132,6 +133,7 @@ class _Server:
         asked: TextRequest = read(TextRequest, await request.body())
         served = self._find(asked.model)
         prompts = asked.prompts()
+        _check_count(served, len(prompts) * (asked.n or 1))  # before they are read: there may be a million
         texts = [await asyncio.to_thread(_encode, served, prompt, True) for prompt in prompts]
         return await self._answer(request, asked, served, texts, asked.max_tokens or TEXT_TOKENS, asked.logprobs)
 
@@ -172,6 +174,11 @@ class _Server:
 def _card(served: Served) -> dict[str, Any]:
     length = served.engine.capacity
     return {"id": served.name, "object": "model", "created": 0, "owned_by": "luthier", "max_model_len": length}
+
+
+def _check_count(served: Served, replies: int) -> None:
+    if replies > served.engine.most:
+        raise BadRequest(f"n: at most {served.engine.most} replies a request", param="n", code="invalid_value")
 
 
 def _encode(served: Served, prompt: Any, raw: bool) -> list[int]:

@@ -89,11 +89,12 @@ class Engine(threading.Thread):
 
     Attributes:
         counts: What has happened, for `/metrics`.
+        most: Replies that one request may ever have.
     """
 
     def __init__(self, side: SideBySide, *, places: int, capacity: int, queue: int) -> None:
         super().__init__(name="luthier-engine", daemon=True)
-        self.side, self.capacity, self.queue = side, capacity, queue
+        self.side, self.capacity, self.queue, self.most = side, capacity, queue, places + queue
         self.device: torch.device = side.trunk.device
         self.counts = Counts()
         self._slots = Slots(places, capacity)

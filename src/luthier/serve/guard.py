@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hmac
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from starlette.responses import JSONResponse
 
@@ -48,8 +49,8 @@ class Guard:
         await self._app(scope, receive, send)
 
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:
-        host = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
-        if self._hosts is not None and host.strip("[]") not in self._hosts:
+        host = _name(headers.get("host", ""))
+        if self._hosts is not None and host not in self._hosts:
             raise BadRequest(f"the Host header names {host!r}, which is not this server", status=403, code="host")
         if self._key is not None and scope["path"] not in OPEN:
             scheme, _, given = headers.get("authorization", "").partition(" ")
@@ -86,3 +87,11 @@ class Guard:
     def _too_large(self) -> BadRequest:
         message = f"the body is larger than {self._largest} bytes"
         return BadRequest(message, status=413, code="request_too_large")
+
+
+def _name(host: str) -> str:
+    """A Host header without its port."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""

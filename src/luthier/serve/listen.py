@@ -44,8 +44,7 @@ def listen(
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=drain,
-            # Without limit a client that sends half a header each hour would hold its connection for ever.
-            timeout_keep_alive=30,
+            timeout_keep_alive=30,  # seconds that a connection without request is kept
             h11_max_incomplete_event_size=65536,
             server_header=False,
         )

@@ -59,6 +59,13 @@ def test_neutral_keys_are_taken(server):
     assert ask(server.client(), **words, response_format={"type": "text"}).choices
 
 
+def test_more_replies_than_can_ever_wait(server):
+    with pytest.raises(openai.BadRequestError, match="at most 24 replies a request"):
+        server.client().completions.create(model="base", prompt=["a"] * 13, n=2)
+    with pytest.raises(openai.BadRequestError, match="at most 24 replies a request"):
+        ask(server.client(), n=25)
+
+
 def test_prompts_that_cannot_be_read(server):
     for prompt in ("", [], [[5000]], [[-1]]):
         with pytest.raises(openai.BadRequestError) as caught:
@@ -167,8 +174,9 @@ def test_bodies_are_bounded(strict):
 
 
 def test_other_names_are_refused(strict):
-    headers = {"Authorization": "Bearer secret", "Host": "evil.example"}
-    assert httpx.get(f"{strict.url}/v1/models", headers=headers).status_code == 403
+    for host, status in (("evil.example", 403), ("127.0.0.1", 200), ("127.0.0.1:99", 200), ("[::1]", 403), ("[", 403)):
+        headers = {"Authorization": "Bearer secret", "Host": host}
+        assert httpx.get(f"{strict.url}/v1/models", headers=headers).status_code == status, host
 
 
 def test_time_outs(strict):
