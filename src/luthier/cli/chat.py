@@ -64,6 +64,9 @@ def _lines() -> Iterator[str]:
     typed = sys.stdin.isatty()
     if typed:
         import contextlib
+        import signal
+
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # it would be a Ctrl-C, which ends nothing here
 
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 - input() edits lines and remembers them when it is there
@@ -72,6 +75,11 @@ def _lines() -> Iterator[str]:
             line = input("> ") if typed else sys.stdin.readline()
         except EOFError:
             return
+        except KeyboardInterrupt:  # at the prompt it ends nothing; a pipe ends by it
+            if not typed:
+                raise
+            print("\n/quit or Ctrl-D ends", file=sys.stderr)
+            continue
         if not typed and not line:
             return
         if line.strip():

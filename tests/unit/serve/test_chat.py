@@ -77,3 +77,16 @@ def test_wrong_words(chat, adapters):
             chat([adapters["first"]], [], **words)
     with pytest.raises(UserError, match="one or two"):
         chat([adapters["first"]] * 3, [])
+
+
+def test_a_reply_that_is_cut_short_is_kept_as_far_as_it_came(server):
+    from luthier.serve.chat import Conversation, Manner
+
+    talk = Conversation(server.shelf.served["base"], Manner(max_new_tokens=400))
+    reply = talk.ask(LINES[0])
+    pieces = reply.pieces()
+    begun = next(pieces)
+    pieces.close()  # as Ctrl-C does
+    assert server.idle()
+    assert talk.turns == [{"role": "user", "content": LINES[0]}, {"role": "assistant", "content": begun}]
+    assert server.shelf.served["base"].engine.counts.ended["cancelled"] > 0
