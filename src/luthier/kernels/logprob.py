@@ -79,6 +79,13 @@ def linear_logprob(
     return result
 
 
+def linear_logits(
+    terms: Sequence[tuple[torch.Tensor, torch.Tensor]], bias: torch.Tensor | None, shape: HeadShape = HeadShape()
+) -> torch.Tensor:
+    """The logits themselves, [S, V] in float32 (or float64), for whoever draws from them; arguments as above."""
+    return _logits(terms, bias, shape, slice(None))[0]
+
+
 def _logits(
     terms: Sequence[tuple[torch.Tensor, torch.Tensor]], bias: torch.Tensor | None, shape: HeadShape, rows: slice
 ) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -14,7 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from luthier.core.errors import ModelError
 from luthier.kernels.attention import visible
-from luthier.kernels.logprob import HeadShape, linear_logprob
+from luthier.kernels.logprob import HeadShape, linear_logits, linear_logprob
 from luthier.models.encoders import encoder_words, first_position, position_table, reads_both_ways
 from luthier.models.planted import NAME, planted
 from luthier.models.virtual import num_virtual
@@ -67,6 +67,12 @@ def head_logprobs(model: PreTrainedModel, hidden: torch.Tensor, target: torch.Te
     return linear_logprob(terms, bias, target, head_shape(model.config))
 
 
+def head_logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
+    """What follows each hidden state [S, H]: logits [S, V] in float32 (float64 of such a model)."""
+    terms, bias = _head(model, hidden)
+    return linear_logits(terms, bias, head_shape(model.config))
+
+
 def hidden_states(model: PreTrainedModel, forest: Forest) -> torch.Tensor:
     """Last hidden state of every token, after the final norm, [T, H].
 
@@ -99,7 +105,7 @@ def check_positions(model: PreTrainedModel, forest: Forest) -> None:
     Raises:
         ModelError: There is one.
     """
-    limit, why = _last_position(model.config.get_text_config(), model.get_decoder())
+    limit, why = last_position(model.config.get_text_config(), model.get_decoder())
     virtual = num_virtual(model)
     if limit is not None and forest.longest() + virtual > limit:
         besides = f" after {virtual} virtual ones" if virtual else ""
@@ -111,7 +117,7 @@ def check_positions(model: PreTrainedModel, forest: Forest) -> None:
         )
 
 
-def _last_position(config: Any, decoder: torch.nn.Module) -> tuple[int | None, str]:
+def last_position(config: Any, decoder: torch.nn.Module) -> tuple[int | None, str]:
     """How long a branch may be, and why; None where nothing limits it."""
     parameters = getattr(config, "rope_parameters", None) or {}
     nested = [value for value in parameters.values() if isinstance(value, dict)]  # one for each kind of layer

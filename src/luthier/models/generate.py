@@ -77,7 +77,7 @@ def generate(  # noqa: PLR0913 - the usual names, keyword only
         sources, stops = encode_sources(tokenizer, prompts), stop_ids(model, tokenizer, raw=True)
         targets = write_targets(model, tokenizer, sources, stops, asked)
         return targets if raw else [target.strip() for target in targets]
-    encoded = [_encode(tokenizer, prompt, number, raw) for number, prompt in enumerate(prompts)]
+    encoded = [encode_prompt(tokenizer, prompt, number, raw) for number, prompt in enumerate(prompts)]
     _check_positions(model, max(map(len, encoded), default=0) + max_new_tokens)
     stops = stop_ids(model, tokenizer, raw)
     replies = [""] * len(prompts)
@@ -135,7 +135,8 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return ids[0] if ids and ids[0] in special else None
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, number: int, raw: bool) -> list[int]:
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, number: int, raw: bool) -> list[int]:
+    """Token ids of a prompt, as :func:`generate` gives them to the model; `number` is told when something is wrong."""
     from jinja2.exceptions import TemplateError
 
     where = f"prompt {number + 1}"

@@ -7,9 +7,13 @@ Shapes: B rows, V vocabulary.
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import LogitsProcessor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Draw(LogitsProcessor):
@@ -23,17 +27,22 @@ class Draw(LogitsProcessor):
         scores = scores.float() / self.temperature
         if self.top_p < 1.0:
             scores = nucleus(scores, self.top_p)
-        size, device = scores.shape[1], scores.device
-        uniform = torch.stack([torch.rand(size, generator=one, device=device) for one in self.generators])
-        return scores - torch.log(-torch.log(uniform))
+        return noised(scores, self.generators)
 
 
-def nucleus(scores: torch.Tensor, top_p: float) -> torch.Tensor:
+def noised(scores: torch.Tensor, generators: Sequence[torch.Generator]) -> torch.Tensor:
+    """Scores whose largest is a sample of their softmax (Gumbel-max), [B, V]; each row by its own generator."""
+    size, device = scores.shape[1], scores.device
+    uniform = torch.stack([torch.rand(size, generator=one, device=device) for one in generators])
+    return scores - torch.log(-torch.log(uniform))
+
+
+def nucleus(scores: torch.Tensor, top_p: float | torch.Tensor) -> torch.Tensor:
     """Put all but the likeliest tokens that have `top_p` together at -inf; the likeliest one always stays.
 
     Args:
         scores: Logits [B, V].
-        top_p: Between 0 and 1.
+        top_p: Between 0 and 1; one for all rows, or [B, 1].
     """
     ordered, places = scores.sort(-1, descending=True)
     before = torch.softmax(ordered, -1).cumsum(-1) - torch.softmax(ordered, -1)

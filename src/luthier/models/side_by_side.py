@@ -25,8 +25,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from luthier.core.errors import ModelError
+from luthier.kernels.forest import Share
 from luthier.kernels.lowrank_many import Part, many_lowrank_linear
-from luthier.models.backbone import head_logprobs, hidden_states
+from luthier.models.backbone import head_logits, head_logprobs, hidden_states
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-    from luthier.kernels.forest import Forest, Share
+    from luthier.kernels.forest import Forest
+    from luthier.kernels.slots import Piece
     from luthier.models.draws import Draws
 
 
@@ -121,6 +123,27 @@ class SideBySide:
                     found.append(head_logprobs(member, hidden[share.scored], forest.score_target[share.scored]))
         return torch.cat(found) if found else hidden.new_zeros(0, dtype=torch.float32)
 
+    def logits(
+        self, input_ids: torch.Tensor, position_ids: torch.Tensor, ends: torch.Tensor, shares: list[Share]
+    ) -> torch.Tensor:
+        """What follows some tokens, each under its adapter: logits, float32 [S, V].
+
+        Args:
+            input_ids: [T]; what each token sees is told to the trunk's attention (`models.slots`).
+            position_ids: [T].
+            ends: Whose successors are asked for, int64 [S].
+            shares: Each member's tokens, and its part of `ends`.
+        """
+        self._now.shares, self._now.total = shares, len(input_ids)
+        decoder = self.trunk.get_decoder()
+        output = decoder(input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False)
+        hidden = output.last_hidden_state[0].index_select(0, ends)
+        if not self._own_heads:
+            return head_logits(self.trunk, hidden)
+        asked = [(member, share.scored) for member, share in zip(self.members, shares, strict=True)]
+        found = [head_logits(member, hidden[some]) for member, some in asked if some.stop > some.start]
+        return torch.cat(found)
+
     def _rewire(self, base: PreTrainedModel) -> set[str]:
         """Put the layers that know all members where one of them differs from the base; their names."""
         changed: set[str] = set()
@@ -137,6 +160,19 @@ class SideBySide:
             parent, _, leaf = name.rpartition(".")
             setattr(self.trunk.get_submodule(parent), leaf, kind(module, own, self.draws, self._now))
         return changed
+
+
+def shares_of(pieces: Sequence[Piece], adapters: int) -> list[Share]:
+    """Which tokens of a pass are each adapter's, and which pieces; the pieces stand in the adapters' order."""
+    found, token, place = [], 0, 0
+    for adapter in range(adapters):
+        first, own = token, place
+        while place < len(pieces) and pieces[place].adapter == adapter:
+            token, place = token + len(pieces[place].ids), place + 1
+        found.append(Share(tokens=slice(first, token), scored=slice(own, place)))
+    if place < len(pieces):
+        raise ValueError("the pieces of a pass must stand in the order of their adapters")
+    return found
 
 
 class PerAdapter(nn.Module):
@@ -172,6 +208,8 @@ class ManyLinear(PerAdapter):
         super().__init__(base, own, draws, now)
         self.transposed = isinstance(base, Conv1D)
         self.own_biases = any(_trains(_base_of(one)) for one in own)
+        # Once: asking a protocol at every call took a tenth of the time of a served pass.
+        self.updates = tuple(one if isinstance(one, LowRankLayer) else None for one in own)
 
     @property
     def bias(self) -> torch.Tensor | None:
@@ -182,14 +220,14 @@ class ManyLinear(PerAdapter):
         """[1, T, K] to [1, T, N]."""
         axis = _token_axis(self, x, self.now.total)
         parts = []
-        for layer, draws, share in zip(self.own, self.draws, self.now.shares, strict=True):
+        for layer, update, draws, share in zip(self.own, self.updates, self.draws, self.now.shares, strict=True):
             tokens = share.tokens
             if tokens.stop == tokens.start:
                 continue
             part = Part(start=tokens.start, stop=tokens.stop)
-            if isinstance(layer, LowRankLayer):
+            if update is not None:
                 with _drawing(layer, draws):
-                    part = layer.part(x.detach().narrow(axis, tokens.start, tokens.stop - tokens.start), tokens)
+                    part = update.part(x.detach().narrow(axis, tokens.start, tokens.stop - tokens.start), tokens)
             parts.append(_with_bias(part, layer) if self.own_biases else part)
         weight = self.weight.T if self.transposed else self.weight
         return many_lowrank_linear(x, weight, None if self.own_biases else self.bias, parts)
