@@ -21,7 +21,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, LlamaConfig, MistralConfig
 
-from luthier.planning.estimate import Case, counts_of
+from luthier.planning.case import Case, counts_of
 from luthier.planning.machines import named
 from luthier.planning.speed import counted_speed
 from luthier.planning.work import Work

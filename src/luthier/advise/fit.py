@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from luthier.engine.flops import Rates
 from luthier.planning.activations import Kept
+from luthier.planning.case import DOUBLE_BITS
 from luthier.planning.counts import Counts
-from luthier.planning.estimate import DOUBLE_BITS
 from luthier.planning.free import size
 from luthier.planning.need import CONTEXT, SHARE, Need, need_of
 from luthier.planning.work import Work

@@ -17,8 +17,9 @@ from luthier.engine.precision import pick_device
 from luthier.models import load_tokenizer
 from luthier.models.anatomy import dissect
 from luthier.models.load import bf16_is_fast, load_config
+from luthier.planning.activations import saved_by_formula
 from luthier.planning.free import free_bytes
-from luthier.planning.shadow import saved_by_formula, saved_bytes
+from luthier.planning.shadow import saved_bytes
 from luthier.recipe.schema import Model
 from luthier.recipe.tasks import rows_of
 

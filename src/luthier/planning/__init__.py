@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from luthier.planning.estimate import Plan, open_case, plan_of
+from luthier.planning.case import open_case
+from luthier.planning.estimate import Plan, plan_of
 from luthier.planning.remedies import find_remedies
 from luthier.recipe import Recipe, Resolved, load_recipe
 

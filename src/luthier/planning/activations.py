@@ -21,6 +21,9 @@ from luthier.models.source_target import is_encoder_decoder
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+# Bytes in 16 bits that a layer keeps for each token and unit of width, without its attention's weights.
+# Reference: Korthikanti et al., arXiv 2205.05198, equation 2.
+_PER_WIDTH = 34
 _PROBES = (32, 64)  # tokens; the difference tells the cost of a token, without what is there only once
 
 
@@ -50,6 +53,19 @@ def kept_bytes(model: torch.nn.Module) -> Kept:
 def bytes_per_token(model: torch.nn.Module) -> int:
     """Bytes that one token leaves for the backward pass, all of it scored."""
     return sum(kept_bytes(model))
+
+
+def saved_by_formula(hidden_size: int, layers: int, itemsize: int) -> int:
+    """The same from width and depth alone, for models whose layers do not run cut off.
+
+    Reference:
+        Korthikanti et al., arXiv 2205.05198, equation 2 without the attention's weights, which are recomputed here.
+
+    Example:
+        >>> saved_by_formula(4096, 32, 2)
+        4456448
+    """
+    return _PER_WIDTH * hidden_size * layers * itemsize // 2
 
 
 def dense_bytes(parameters: Iterable[torch.Tensor]) -> int:

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from luthier.planning.calibrate import here
+from luthier.planning.case import Case, reference_mode
 from luthier.planning.counts import count
-from luthier.planning.estimate import Case, reference_mode
 from luthier.planning.fit import Fitted, fit_memory
 from luthier.planning.free import free_bytes, size
 from luthier.planning.remedies import find_remedies

@@ -122,6 +122,6 @@ def does_not_fit(need: Need, free: int, fix: str) -> RecipeError:
 def told(need: Need) -> str:
     """What a run takes besides its model, in words."""
     parts = {"activations": need.activations, "gradients and optimiser": need.states}
-    parts |= {"logits": need.logits, "one layer": need.passing, "gaps": need.gaps, "libraries": need.framework}
+    parts |= {"one layer or logits": max(need.passing, need.logits), "gaps": need.gaps, "libraries": need.framework}
     listed = " + ".join(f"{name} {size(value)}" for name, value in parts.items() if value)
     return f"{listed} = {size(need.growth)}"

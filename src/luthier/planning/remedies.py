@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import LuthierError
-from luthier.planning.estimate import Case, Remedy, batched, counts_of, speed_of
+from luthier.planning.case import Case, counts_of, speed_of
+from luthier.planning.estimate import Remedy, batched
 from luthier.recipe import load_recipe
 
 if TYPE_CHECKING:

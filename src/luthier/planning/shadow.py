@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from luthier.core.tasks import Task
     from luthier.core.trainable import Trainable
 
-# Bytes in 16 bits that a layer keeps for each token and unit of width, without its attention's weights.
-# Reference: Korthikanti et al., arXiv 2205.05198, equation 2.
-_PER_WIDTH = 34
 _WORDS = 256  # of a cut model; activations are counted with ids below 64
 WHOLE = 1_000_000_000  # numbers of a model that is not cut: counting takes some seconds
 NOT_COUNTED = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError, AssertionError)
@@ -68,19 +65,6 @@ def saved_bytes(
         except NOT_COUNTED:
             return None
     return found[0], found[1]
-
-
-def saved_by_formula(hidden_size: int, layers: int, itemsize: int) -> int:
-    """The same from width and depth alone, for models whose layers do not run cut off.
-
-    Reference:
-        Korthikanti et al., arXiv 2205.05198, equation 2 without the attention's weights, which are recomputed here.
-
-    Example:
-        >>> saved_by_formula(4096, 32, 2)
-        4456448
-    """
-    return _PER_WIDTH * hidden_size * layers * itemsize // 2
 
 
 def shadow_counts(

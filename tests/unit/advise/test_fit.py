@@ -17,7 +17,7 @@ from luthier.methods import full, lora
 from luthier.models import load_model
 from luthier.models.fuse import fuse
 from luthier.planning.counts import count
-from luthier.planning.need import need_of
+from luthier.planning.need import CONTEXT, need_of
 from luthier.recipe import Model, Optim
 
 EMBEDDED = Model(model_name_or_path="embedded")
@@ -36,7 +36,7 @@ def test_as_the_engine_counts(bf16, name, r):
     real = need_of(count(trainable), _work(512), Optim(), "cpu")
     assert found.weights == weights
     assert found.need.states == real.states
-    assert found.need.passing == pytest.approx(real.passing, rel=0.05)
+    assert found.need.passing == pytest.approx(real.passing, rel=0.15)
     # at r = 1 a linear keeps one number of x A^T for each token, at r = 64 it keeps 64
     assert found.need.activations == pytest.approx(real.activations, rel=0.15 if r == 64 else 0.02)
     assert found.total == pytest.approx(real.total, rel=0.1)
@@ -55,7 +55,7 @@ def test_checkpointing_and_four_bits_need_less():
     assert again.need.activations < plain.need.activations / 4
     packed = fits(facts(), replace(ask, quantization="nf4"))
     assert packed.weights == pytest.approx(6_979_321_856 * 4.127 / 8 + (8_030_261_248 - 6_979_321_856) * 2, rel=1e-6)
-    assert packed.need == plain.need
+    assert packed.need.activations == plain.need.activations
 
 
 def test_judged_rows_count_whole_trees():
@@ -68,8 +68,8 @@ def test_judged_rows_count_whole_trees():
 def test_ninety_percent_is_full():
     ask = Ask(method="lora", r=16, max_length=1024)
     needed = fits(facts(), ask).total
-    assert fits(facts(machine={"memory": int(needed / 0.9) + 10}), ask).ok
-    assert not fits(facts(machine={"memory": int(needed / 0.9) - 10}), ask).ok
+    assert fits(facts(machine={"memory": int(needed / 0.9) + CONTEXT["cuda"] + 10}), ask).ok
+    assert not fits(facts(machine={"memory": int(needed / 0.9) + CONTEXT["cuda"] - 10}), ask).ok
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-3GB", "24 apples", "1e9", "5", "0.2MB", "24GBB"])
