@@ -253,9 +253,8 @@ def load(run_or_model: str | Path, dtype: str | None = None) -> tuple[PreTrained
 
 def load_base(recipe: Recipe, labels: Labels | None, say: Say) -> PreTrainedModel:
     """Load the base, with a head for what the rows are labelled with, and prove that it runs forests."""
-    device = pick_device()
+    device, task = pick_device(), task_of(recipe)
     dtype = pick_dtype(recipe.model.dtype, device.type)
-    task = task_of(recipe)
     values = len(labels) if labels is not None else 1 if task == "SEQ_CLS" else None
     whole = recipe.method.get("modules_to_save") or ()
     words: Any = {"task": task, "num_labels": values, "labels": labels, "seed": recipe.seed, "whole": whole, "say": say}
@@ -284,8 +283,7 @@ def apply_method(recipe: Recipe, model: PreTrainedModel, say: Say) -> Trainable:
     trainable: Trainable = method.apply(model, entry_config("method", recipe.method))
     if recipe.model.adapter_name_or_path:
         fill_adapter(trainable, Path(recipe.model.adapter_name_or_path))
-    total = sum(p.numel() for p in model.parameters())
-    count = trainable.num_trainable
+    count, total = trainable.num_trainable, sum(p.numel() for p in model.parameters())
     say(f"{recipe.method['name']}: {count:,} of {total:,} parameters train ({count / total:.2%})")
     tell_optim(recipe.optim, trainable, say)
     return trainable

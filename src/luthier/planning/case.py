@@ -21,8 +21,9 @@ from luthier.planning.calibrate import here
 from luthier.planning.counts import count
 from luthier.planning.fit import fewest
 from luthier.planning.machines import Machine, has_bfloat16, named
+from luthier.planning.moving import NOT_COUNTED
 from luthier.planning.need import CONTEXT, SHARE, Need, need_of
-from luthier.planning.shadow import NOT_COUNTED, dense_shadow, shadow_counts
+from luthier.planning.shadow import dense_shadow, shadow_counts
 from luthier.planning.speed import TRIED, Speed, Timed, counted_speed, time_passes, timed_speed
 from luthier.planning.work import Work, some_batches, work_of
 from luthier.recipe.tasks import task_of

@@ -10,15 +10,13 @@ what the others have is the difference.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from copy import deepcopy
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from luthier.core import registry
 from luthier.core.errors import LuthierError
 from luthier.engine.flops import Rates, count_rates
-from luthier.engine.optim import moved_numbers, transform_bytes
 from luthier.engine.regional import decoder_layers
 from luthier.models.fuse import fuse
 from luthier.models.load import DENSE
@@ -26,8 +24,8 @@ from luthier.models.planted import NAME
 from luthier.models.source_target import is_encoder_decoder
 from luthier.models.tasks import auto_class
 from luthier.planning.activations import Kept, bytes_per_token, kept_bytes
-from luthier.planning.counts import Counts, by_size, count, linear_numbers
-from luthier.recipe import entry_config
+from luthier.planning.counts import Counts, count, linear_numbers
+from luthier.planning.moving import NOT_COUNTED, Moving, on_meta, started
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
 
 _WORDS = 256  # of a cut model; activations are counted with ids below 64
 WHOLE = 1_000_000_000  # numbers of a model that is not cut: counting takes some seconds
-NOT_COUNTED = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError, AssertionError)
 
 
 def saved_bytes(
@@ -85,7 +82,7 @@ def shadow_counts(
     whole = build(config, dtype, task, trust_remote_code)
     if sum(p.numel() for p in whole.parameters()) <= WHOLE or is_encoder_decoder(whole):
         return count(_applied(whole, method), "configuration")
-    exact = _on_meta(whole, method)
+    exact = on_meta(whole, method)
     cut = build(config, dtype, task, trust_remote_code, words=_WORDS)
     kinds = [number for _, _, number in _kinds(_list_of(cut))]
     try:
@@ -172,45 +169,8 @@ def _applied(model: PreTrainedModel, method: dict[str, Any], *, dense: bool = Fa
     fuse(model)
     entry = registry.get("methods", method["name"])
     with torch.random.fork_rng():
-        trainable: Trainable = entry.apply(model, _started(method))
+        trainable: Trainable = entry.apply(model, started(method))
     return trainable
-
-
-def _started(method: dict[str, Any]) -> Any:
-    """The method's section with its plain start: principal parts of weights that are not there cannot be taken."""
-    return entry_config("method", {key: value for key, value in method.items() if key != "init_weights"})
-
-
-class Moving(NamedTuple):
-    """What moves, as `Counts` has it."""
-
-    trained: dict[int, tuple[int, ...]]
-    added: int
-    moved: int | None = None
-    beside_state: int = 0
-    layerwise: bool = False
-
-
-def _on_meta(model: PreTrainedModel, method: dict[str, Any]) -> Moving | None:
-    """What moves, told without numbers; None where the method must run the model."""
-    entry = registry.get("methods", method["name"])
-    copy = deepcopy(model)  # on the meta device: no numbers
-    try:
-        with torch.random.fork_rng(), torch.device("meta"):
-            trainable: Trainable = entry.apply(copy, _started(method))
-    except (*NOT_COUNTED, LuthierError):
-        return None
-    moving = list({id(p): p for p in trainable.parameters().values()}.values())
-    added = sum(p.numel() * p.element_size() for p in copy.parameters()) - sum(
-        p.numel() * p.element_size() for p in model.parameters()
-    )
-    return Moving(
-        trained=by_size([(p.numel(), p.element_size()) for p in moving]),
-        added=max(0, added),
-        moved=moved_numbers(trainable) if trainable.transforms else None,
-        beside_state=transform_bytes(trainable),
-        layerwise=trainable.layerwise,
-    )
 
 
 def build(

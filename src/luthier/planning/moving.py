@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a method moves of a model that has no numbers: told on the meta device, exactly and at once."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from luthier.core import registry
+from luthier.core.errors import LuthierError
+from luthier.engine.optim import moved_numbers, transform_bytes
+from luthier.planning.counts import by_size
+from luthier.recipe import entry_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from luthier.core.trainable import Trainable
+
+NOT_COUNTED = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError, AssertionError)
+
+
+class Moving(NamedTuple):
+    """What moves, as `Counts` has it."""
+
+    trained: dict[int, tuple[int, ...]]
+    added: int
+    moved: int | None = None
+    beside_state: int = 0
+    layerwise: bool = False
+
+
+def on_meta(model: PreTrainedModel, method: dict[str, Any]) -> Moving | None:
+    """What moves, told without numbers; None where the method must run the model."""
+    entry = registry.get("methods", method["name"])
+    copy = deepcopy(model)  # on the meta device: no numbers
+    try:
+        with torch.random.fork_rng(), torch.device("meta"):
+            trainable: Trainable = entry.apply(copy, started(method))
+    except (*NOT_COUNTED, LuthierError):
+        return None
+    moving = list({id(p): p for p in trainable.parameters().values()}.values())
+    added = sum(p.numel() * p.element_size() for p in copy.parameters()) - sum(
+        p.numel() * p.element_size() for p in model.parameters()
+    )
+    return Moving(
+        trained=by_size([(p.numel(), p.element_size()) for p in moving]),
+        added=max(0, added),
+        moved=moved_numbers(trainable) if trainable.transforms else None,
+        beside_state=transform_bytes(trainable),
+        layerwise=trainable.layerwise,
+    )
+
+
+def started(method: dict[str, Any]) -> Any:
+    """The method's section with its plain start: principal parts of weights that are not there cannot be taken."""
+    return entry_config("method", {key: value for key, value in method.items() if key != "init_weights"})
