@@ -11,7 +11,8 @@ from tests.parity.test_virtual_families import PROMPTS, _alone, _replies
 from luthier.core.errors import ModelError
 from luthier.methods import llama_adapter
 from luthier.models import scored_logprobs, serving
-from luthier.models.probe import probe_forest, separate_logprobs
+from luthier.models.alone import separate_logprobs
+from luthier.models.probe import probe_forest
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore:`torch.jit.script`:DeprecationWarning")]
 

@@ -84,4 +84,4 @@ def test_label_smoothing_is_the_trainers(smoothing):
     labels = torch.tensor([int(tree.targets[0]) for tree in trees])
     theirs = LabelSmoother(epsilon=smoothing)({"logits": logits}, labels)
     ours = loss_of(bound("classification", {"label_smoothing_factor": smoothing}), trees, list(logits.split(1)))
-    assert ours.total.item() / len(trees) == pytest.approx(theirs.item(), rel=1e-12)
+    assert ours.total.item() / len(trees) == pytest.approx(theirs.item(), rel=1e-7)  # theirs adds up in float32

@@ -6,7 +6,7 @@ Shapes: N segments, B texts with labels, C classes or values.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -130,7 +130,7 @@ def bind(config: Config, labels: Labels | None = None) -> Classification:
     Raises:
         RecipeError: A key means nothing to what the rows are labelled with.
     """
-    bound = Classification(config, labels, weights_of(config, labels))
+    bound = Classification(config, labels)
     if bound.problem != "single_label_classification":
         kind = {"regression": "values", "multi_label_classification": "several labels"}[bound.problem]
         if config.label_smoothing_factor:
@@ -142,4 +142,4 @@ def bind(config: Config, labels: Labels | None = None) -> Classification:
     elif labels is not None and len(labels) < 2:
         received = f"one class only ({', '.join(labels.names) or 'none'})"
         raise RecipeError("objective classification", received, "two classes or more", "give rows of other classes too")
-    return bound
+    return replace(bound, weights=weights_of(config, labels))

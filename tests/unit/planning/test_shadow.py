@@ -12,7 +12,7 @@ from luthier.methods import full, lora
 from luthier.models.fuse import fuse
 from luthier.models.load import DENSE
 from luthier.planning import shadow
-from luthier.planning.activations import bytes_per_token
+from luthier.planning.activations import bytes_per_token, saved_by_formula
 
 DEEP = {"num_hidden_layers": 3, "max_position_embeddings": 128}
 LEARNED = {"n_positions": 128, "n_layer": 3}  # GPT-2's words
@@ -89,4 +89,4 @@ def test_random_numbers_are_left_alone():
 def test_a_model_that_does_not_run_cut_off_is_told():
     config = config_of("Llama")
     assert shadow.saved_bytes(config, torch.float32, ("no_such_module",)) is None
-    assert shadow.saved_by_formula(32, 3, 4) == 2 * shadow.saved_by_formula(32, 3, 2)
+    assert saved_by_formula(32, 3, 4) == 2 * saved_by_formula(32, 3, 2)

@@ -179,10 +179,16 @@ def test_other_names_are_refused(strict):
         assert httpx.get(f"{strict.url}/v1/models", headers=headers).status_code == status, host
 
 
-def test_time_outs(strict):
-    with pytest.raises(openai.APIStatusError) as caught:
-        ask(strict.client(), model="only", max_tokens=400)
-    assert caught.value.status_code == 504
-    with pytest.raises(openai.APIError, match="took too long"):
-        list(ask(strict.client(), model="only", max_tokens=400, stream=True))
-    assert strict.idle()
+def test_time_outs(adapters):
+    from tests.serving import running
+
+    from luthier.serve.shelf import Room, Shelf
+
+    shelf = Shelf([f"only={adapters['first']}"], Room(places=1, queue=1), "float32")
+    with running(shelf, seconds=0.002) as hurried:
+        with pytest.raises(openai.APIStatusError) as caught:
+            ask(hurried.client(), model="only", max_tokens=400)
+        assert caught.value.status_code == 504
+        with pytest.raises(openai.APIError, match="took too long"):
+            list(ask(hurried.client(), model="only", max_tokens=400, stream=True))
+        assert hurried.idle()

@@ -108,7 +108,7 @@ def test_what_does_not_fit_into_memory_follows(study, tmp_path, monkeypatch):
         return 10_000_000 if len(seen) == 1 else None
 
     monkeypatch.setattr("luthier.cohort.free_bytes", free)
-    monkeypatch.setattr("luthier.cohort.need", lambda *_: SimpleNamespace(total=8_850_000, states=0))
+    monkeypatch.setattr("luthier.cohort.need_of", lambda *_: SimpleNamespace(growth=8_850_000, states=0))
     said: list[str] = []
     found = dict(train_together([Asked(resolved=load_recipe(recipe)) for recipe in recipes], say=said.append))
     assert "1 of 3 runs fit into memory side by side; the others follow" in said
