@@ -32,7 +32,7 @@ def of_counts(counts_NK: Floats, metric: Callable[[Floats], float]) -> Floats:
     Example:
         >>> right_of = np.array([[1, 2], [3, 3], [0, 1]])  # words that are right, words
         >>> shares = of_counts(right_of, lambda sums: sums[0] / sums[1])
-        >>> round(shares.mean(), 4)
+        >>> round(float(shares.mean()), 4)
         0.6667
     """
     counts = np.asarray(counts_NK, np.float64)
