@@ -121,15 +121,17 @@ class _LowRankLinears(torch.autograd.Function):
         weights, biases, lora_a, lora_b = (tensors[i::4] for i in range(4))
         x_TK = x.reshape(-1, x.shape[-1])
         low_TK = x_TK if low is None else low.reshape(-1, x.shape[-1])
+        # In x's own shape: autograd forbids models to change a view of what is made here in place (OLMo, Falcon do).
         out = [
-            F.linear(x_TK, weight, None if bias is None else bias.to(x.dtype))
+            F.linear(x, weight, None if bias is None else bias.to(x.dtype))
             for weight, bias in zip(weights, biases, strict=True)
         ]
-        s_TR = add_updates(low_TK, out, lora_a, lora_b, scalings)
+        flat = [y.view(-1, y.shape[-1]) for y in out]
+        s_TR = add_updates(low_TK, flat, lora_a, lora_b, scalings)
         kept = low_TK if any(ctx.needs_input_grad[5::4]) else None  # A's gradient alone reads x again
         ctx.save_for_backward(kept, s_TR, *tensors)
         ctx.scalings, ctx.shape, ctx.same = scalings, x.shape, low is None
-        return tuple(y_TN.view(*x.shape[:-1], y_TN.shape[-1]) for y_TN in out)  # not -1: an expert may get no token
+        return tuple(out)
 
     @staticmethod
     @once_differentiable

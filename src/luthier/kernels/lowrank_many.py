@@ -101,7 +101,8 @@ class _ManyLowRankLinear(torch.autograd.Function):
         *flat: torch.Tensor | None,
     ) -> torch.Tensor:
         x_TK = x.reshape(-1, x.shape[-1])
-        y_TN = F.linear(x_TK, weight, None if bias is None else bias.to(x.dtype))
+        y = F.linear(x, weight, None if bias is None else bias.to(x.dtype))  # no view, as in `lowrank`
+        y_TN = y.view(-1, y.shape[-1])
         kept: list[torch.Tensor | None] = []
         for part in parts:
             own = y_TN[part.start : part.stop]
@@ -117,7 +118,7 @@ class _ManyLowRankLinear(torch.autograd.Function):
         # Tensors are kept through autograd alone, so that their memory goes with the graph; here numbers only.
         ctx.spans = [(part.start, part.stop, part.scaling) for part in parts]
         ctx.shape = x.shape
-        return y_TN.view(*x.shape[:-1], y_TN.shape[-1])
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:

@@ -170,6 +170,23 @@ needs_pairs = pytest.mark.skipif(
 NATIVE = [[(48, 16)], [(32, 16), (64, 16), (16, 16)], [(16, 3), (80, 5)], [(144, 32), (16, 1)], [(16, 7)] * 4]
 
 
+@pytest.mark.parametrize("sizes", [[(5, 2)], [(5, 2), (7, 3)]])
+@pytest.mark.parametrize("lead", [(3,), (2, 4)])
+def test_outputs_may_be_changed_in_place(sizes: list[tuple[int, int]], lead: tuple[int, ...]) -> None:
+    """As models do that clip queries, or add one branch to another."""
+    parts, trained = _parts(sizes, 6, torch.float64)
+    x = torch.randn(*lead, 6, dtype=torch.float64).requires_grad_()
+    found = [y.clamp_(-0.5, 0.5).add_(1.0) for y in lowrank_linears(x, parts)]
+    wanted = [plain_lowrank_linear(x, *part).clamp(-0.5, 0.5) + 1.0 for part in parts]
+    for some, others in ((found, wanted), (_gradients(found, x, trained), _gradients(wanted, x, trained))):
+        for one, other in zip(some, others, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def _gradients(outputs: list[torch.Tensor], x: torch.Tensor, trained: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    return torch.autograd.grad(torch.stack([y.square().sum() for y in outputs]).sum(), (x, *trained))
+
+
 @needs_pairs
 @pytest.mark.parametrize("sizes", NATIVE)
 @pytest.mark.parametrize("tokens", [1, 97, 300])

@@ -99,3 +99,15 @@ def test_nothing_of_a_broken_adapter_reaches_another(broken):
     assert torch.isfinite(found[0][:, keeping]).all()
     assert all(torch.isfinite(gradient).all() for gradient in found[1:])
     assert not (torch.isfinite(got[:, 3:7]).all() and torch.isfinite(found[0][:, 3:7]).all())
+
+
+def test_the_output_may_be_changed_in_place():
+    x, weight = random(2, 3, 6).requires_grad_(), random(5, 6)
+    a, b = random(2, 6).requires_grad_(), random(5, 2).requires_grad_()
+    parts = [Part(start=1, stop=5, a=a, b=b, scaling=0.5)]
+    found = many_lowrank_linear(x, weight, None, parts).clamp_(-0.5, 0.5)
+    wanted = plain_many_lowrank_linear(x, weight, None, parts).clamp(-0.5, 0.5)
+    torch.testing.assert_close(found, wanted)
+    grads = (torch.autograd.grad(y.square().sum(), (x, a, b)) for y in (found, wanted))
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other)
