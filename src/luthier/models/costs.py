@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from luthier.models.encoder_decoder import computed_tokens
 from luthier.models.encoders import reads_both_ways
 from luthier.models.source_target import is_encoder_decoder
+from luthier.models.tasks import is_encoder
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PretrainedConfig
 
     from luthier.kernels.forest import Forest
+
+Reading = Literal["past", "both ways", "source"]
 
 
 def seen_pairs(model: nn.Module, forest: Forest) -> int:
@@ -30,12 +34,26 @@ def seen_pairs(model: nn.Module, forest: Forest) -> int:
         >>> seen_pairs(nn.Linear(1, 1), plant([Tree(segments=(text,))]))
         10
     """
-    lengths = forest.lengths()
     if is_encoder_decoder(model):
+        return pairs_read(forest, "source")
+    return pairs_read(forest, "both ways" if reads_both_ways(model) else "past")
+
+
+def reading_of(config: PretrainedConfig) -> Reading:
+    """What a token of such a model sees, told before any weight is there."""
+    if getattr(config, "is_encoder_decoder", False):
+        return "source"
+    return "both ways" if is_encoder(config) else "past"
+
+
+def pairs_read(forest: Forest, reading: Reading) -> int:
+    """Pairs of a token and one that it sees, where it sees its past, its whole text, or its source besides."""
+    lengths = forest.lengths()
+    if reading == "source":
         roots = sum(n * n for n, parent in zip(lengths, forest.parents, strict=True) if parent < 0)
         below = [(n, lengths[parent]) for n, parent in zip(lengths, forest.parents, strict=True) if parent >= 0]
         return roots + sum(n * (n + 1) // 2 + n * source for n, source in below)
-    return sum(n * n for n in lengths) if reads_both_ways(model) else forest.num_pairs
+    return sum(n * n for n in lengths) if reading == "both ways" else forest.num_pairs
 
 
 def padding(model: nn.Module, forest: Forest) -> int:

@@ -27,6 +27,8 @@ from luthier.engine.folder import write_json
 from luthier.engine.rows import read_batches
 from luthier.kernels.forest import plant
 from luthier.models import load_model
+from luthier.models.costs import pairs_read, reading_of
+from luthier.models.load import load_config
 from luthier.recipe import entry_config, load_recipe
 from luthier.recipe.fingerprint import flat
 from luthier.recipe.tasks import task_of
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from luthier.data import Batches
+    from luthier.models.costs import Reading
     from luthier.recipe import Recipe
     from luthier.study.design import Design, Planned
     from luthier.study.sections import Budget
@@ -59,15 +62,15 @@ class Amounts:
         sums: (tokens, scored tokens, pairs, passes) after each step.
     """
 
-    def __init__(self, batches: Batches) -> None:
-        self.batches = batches
+    def __init__(self, batches: Batches, reading: Reading) -> None:
+        self.batches, self.reading = batches, reading
         self.sums: list[tuple[int, int, int, int]] = [(0, 0, 0, 0)]
 
     def after(self, steps: int) -> tuple[int, int, int, int]:
         """Tokens, scored tokens, pairs and passes of so many steps."""
         while len(self.sums) <= steps:
             forests = [plant(trees) for trees in self.batches.step(len(self.sums) - 1) if trees]
-            found = [(forest.num_tokens, forest.num_scored, forest.num_pairs, 1) for forest in forests]
+            found = [(forest.num_tokens, forest.num_scored, pairs_read(forest, self.reading), 1) for forest in forests]
             self.sums.append(tuple(map(sum, zip(self.sums[-1], *found, strict=True))))  # type: ignore[arg-type]
         return self.sums[steps]
 
@@ -127,7 +130,9 @@ def _counted(plan: Design, budget: Budget, folder: Path, say: Say) -> dict[tuple
         recipe = run.resolved.recipe
         key = _order_key(recipe)
         if key not in known:
-            known[key] = Amounts(read_batches(recipe, say))
+            named = recipe.model
+            config = load_config(named.model_name_or_path, named.model_revision, named.trust_remote_code)
+            known[key] = Amounts(read_batches(recipe, say), reading_of(config))
         amounts = known[key]
         if budget.kind == "flops":
             count = Rates(**rates.of(run))
