@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 from peft import LNTuningConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
+from tests.folders import IDS, TOLERANCE, logits, read_back
 from tests.reward import shake
 from tests.tiny import tiny
 
@@ -22,8 +22,6 @@ from luthier.models.fuse import fuse
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
-TOLERANCE = 1e-5
-IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 58, 9, 7, 0, 31, 12]])
 LLAMA = ["input_layernorm", "post_attention_layernorm", "norm"]
 GEMMA = ["input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"]
 # (family, Luthier's keys, PEFT's where they differ)
@@ -40,11 +38,6 @@ CASES = [
     ("experts", {"target_modules": ["post_attention_layernorm"]}, {}),
 ]
 each = pytest.mark.parametrize(("family", "ours", "theirs"), CASES)
-
-
-@torch.no_grad()
-def logits(model) -> torch.Tensor:
-    return model.eval()(input_ids=IDS, use_cache=False).logits
 
 
 @each
@@ -67,15 +60,7 @@ def test_peft_loads_what_is_written_here(family, ours, theirs, tmp_path):
 def test_what_peft_writes_loads_here(family, ours, theirs, tmp_path):
     made = get_peft_model(tiny(family), LNTuningConfig(**(ours | theirs), task_type="CAUSAL_LM"))
     shake([p for p in made.parameters() if p.requires_grad])
-    made.save_pretrained(tmp_path)
-    model = tiny(family)
-    trainable = load_adapter(model, tmp_path)
-    assert (logits(model) - logits(made)).abs().max() <= TOLERANCE
-    (tmp_path / "again").mkdir()
-    trainable.save(tmp_path / "again")
-    first, second = (load_file(folder / "adapter_model.safetensors") for folder in (tmp_path, tmp_path / "again"))
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[key], second[key]) for key in first)
+    read_back(made, tiny(family), tmp_path)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import PeftModel, VeraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from tests.folders import IDS, TOLERANCE, logits, read_back, shapes
 from tests.reward import shake
 from tests.tiny import tiny
 
@@ -18,8 +19,6 @@ from luthier.methods import vera
 
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
 
-TOLERANCE = 1e-5
-IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 58, 9, 7, 0, 31, 12]])
 CASES = [
     ("llama", {"r": 8}),
     ("llama", {"r": 40, "projection_prng_key": 3, "d_initial": 0.5, "target_modules": ["q_proj", "down_proj"]}),
@@ -32,11 +31,6 @@ CASES = [
     ("llama", {"r": 8, "target_modules": ["v_proj"], "modules_to_save": ["lm_head"]}),
 ]
 each = pytest.mark.parametrize(("family", "keys"), CASES)
-
-
-@torch.no_grad()
-def logits(model) -> torch.Tensor:
-    return model.eval()(input_ids=IDS, use_cache=False).logits
 
 
 def theirs_of(family: str, keys: dict):
@@ -63,17 +57,8 @@ def test_peft_loads_what_is_written_here(family, keys, tmp_path):
 def test_what_peft_writes_loads_here(family, keys, tmp_path):
     made = theirs_of(family, keys)
     shake([p for p in made.parameters() if p.requires_grad])
-    made.save_pretrained(tmp_path)
-    model = tiny(family)
-    trainable = load_adapter(model, tmp_path)
-    assert (logits(model) - logits(made)).abs().max() <= TOLERANCE
-    (tmp_path / "again").mkdir()
-    trainable.save(tmp_path / "again")
-    first, second = (load_file(folder / "adapter_model.safetensors") for folder in (tmp_path, tmp_path / "again"))
-    assert {key for key in first if not key.endswith("base_layer.weight")} == second.keys()
-    assert all(torch.equal(first[key], second[key]) for key in second)
-    same = vera.apply(tiny(family), vera.Config(**keys)).parameters()
-    assert {name: p.shape for name, p in same.items()} == {n: p.shape for n, p in trainable.parameters().items()}
+    trainable = read_back(made, tiny(family), tmp_path, ("base_layer.weight",))
+    assert shapes(vera.apply(tiny(family), vera.Config(**keys))) == shapes(trainable)
 
 
 @pytest.mark.parametrize("key", [0, 7])
