@@ -64,6 +64,9 @@ def add_words(
         writer.add_token_scores(_scores(pieces, merges, count))
         writer.add_add_space_prefix(_begins_with_space(told))
     else:
+        if not merges:
+            received = "a byte-level tokenizer without merges, which llama.cpp does not load"
+            raise ModelError("--to gguf", received, "one with merges", "write it with --to merged")
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(pre or split_name(told["pre_tokenizer"]))
         writer.add_token_merges(merges)
