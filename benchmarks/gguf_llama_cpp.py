@@ -210,7 +210,9 @@ def ask(subjects: list[Subject], node: Path, scratch: Path) -> str:
 def compare(subjects: list[Subject]) -> tuple[list[str], list[str]]:
     """A line for each file, and what must not be."""
     lines, faults = [], []
-    lines.append(f"{'model':24} {'form':5} {'same greedy tokens':>18} {'KL, proof':>10} {'KL, llama.cpp':>13} {'logits':>8}")
+    lines.append(
+        f"{'model':24} {'form':5} {'same greedy tokens':>18} {'KL, proof':>10} {'KL, llama.cpp':>13} {'logits':>8}"
+    )
     for one in subjects:
         where = f"{one.name}, {one.kind}"
         if "error" in one.answer:
@@ -261,7 +263,9 @@ def greedy(one: Subject) -> tuple[int, int]:
         words = {"do_sample": False, "max_new_tokens": NEW, "eos_token_id": ends, "repetition_penalty": 1.0}
         mine = one.model.generate(ids, attention_mask=torch.ones_like(ids), **words)[0, len(prompt) :].tolist()
         count += len(mine)
-        same += next((i for i, (a, b) in enumerate(zip(mine, reply, strict=False)) if a != b), min(len(mine), len(reply)))
+        same += next(
+            (i for i, (a, b) in enumerate(zip(mine, reply, strict=False)) if a != b), min(len(mine), len(reply))
+        )
     return same, count
 
 

@@ -82,7 +82,9 @@ def _what(origin: Origin, base: str, form: str) -> str:
         return f"{'A model' if origin.whole else f'An adapter of {code(base)}'}, written as {form} by Luthier."
     method, objective = (getattr(origin.recipe, kind)["name"] for kind in ("method", "objective"))
     version = luthier.__version__
-    return f"{code(base)}, trained with method `{method}` and objective `{objective}` by Luthier {version}; form: {form}."
+    return (
+        f"{code(base)}, trained with method `{method}` and objective `{objective}` by Luthier {version}; form: {form}."
+    )
 
 
 def _training(origin: Origin) -> str:
