@@ -42,9 +42,12 @@ PROMPTS = (
     "Is 7 more than 3?", "The sun was", "Her mom said", "Write a list of", "He was very", "2 + 2 =",
 )  # fmt: skip
 TEXTS = (
-    *PROSE, " leading", "trailing ", "two  spaces   three", "\n\nlines\n \n\tand tabs\t\t", "1234567890 12 3,456.78 ½ ²",
-    "it's we'll I'D YOU'RE", "emoji 🐈‍⬛ 🇳🇱 👩🏽‍🚀", "naïve café", "naïve cafe\u0301 (decomposed)", "العربية עברית हिन्दी ไทย",
-    "日本語テキスト 한국어", "a\u00a0b\u2003c\u200bd", "\r\nwindows\r\n", "x" * 70, "{\n    \"a\": [1, 2]\n}", "<|end|> <s> </s>",
+    *PROSE, " leading", "trailing ", "two  spaces   three", "\n\nlines\n \n\tand tabs\t\t",
+    "1234567890 12 3,456.78 ½ ²",
+    "it's we'll I'D YOU'RE", "emoji 🐈‍⬛ 🇳🇱 👩🏽‍🚀", "naïve café", "naïve cafe\u0301 (decomposed)",
+    "العربية עברית हिन्दी ไทย",
+    "日本語テキスト 한국어", "a\u00a0b\u2003c\u200bd", "\r\nwindows\r\n", "x" * 70, "{\n    \"a\": [1, 2]\n}",
+    "<|end|> <s> </s>",
     "!?...--==>>", "\u0000\u0001", "MixedCASE camelCaseWords snake_case_words", "https://example.org/a?b=c&d=1#e",
 )  # fmt: skip
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -83,8 +86,8 @@ class Subject:
             values = {"messages": CHAT, "add_generation_prompt": True, **ends}
             chats.append({"template": template, "values": values})
         return {
-            "file": str(self.file), "texts": TEXTS, "chats": chats, "prompts": self.prompts, "rows": self.rows, "new": NEW,
-            "logits": str(self.file) + ".logits", "words": self.model.config.vocab_size, "context": 256,
+            "file": str(self.file), "texts": TEXTS, "chats": chats, "prompts": self.prompts, "rows": self.rows,
+            "new": NEW, "logits": str(self.file) + ".logits", "words": self.model.config.vocab_size, "context": 256,
         }  # fmt: skip
 
 

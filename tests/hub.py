@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A hub of models on a port of this machine: it speaks what huggingface_hub's client speaks, and keeps what it is given."""
+"""A hub of models on a port of this machine: huggingface_hub's client speaks to it, and it keeps what it is given."""
 
 from __future__ import annotations
 

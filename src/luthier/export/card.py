@@ -143,8 +143,13 @@ def _refused(refused: dict[str, Any]) -> str:
 
 def _scores(origin: Origin) -> str:
     rows = [
-        [prose(suite), prose(metric), f"{found['value']:.4g}", f"{found['stderr']:.2g}" if "stderr" in found else ""]
-        + [f"{found['items']:,}" if "items" in found else ""]
+        [
+            prose(suite),
+            prose(metric),
+            f"{found['value']:.4g}",
+            f"{found['stderr']:.2g}" if "stderr" in found else "",
+            f"{found['items']:,}" if "items" in found else "",
+        ]
         for suite, metrics in _read(origin, "summary.json").get("evaluation", {}).items()
         for metric, found in metrics.items()
         if isinstance(found, dict) and isinstance(found.get("value"), int | float)

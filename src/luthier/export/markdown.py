@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names that others chose, put into Markdown: no name ends a line, a table's cell, a code span or a heading.
 
-Names of folders, files, columns and labels may hold anything: line breaks, `|`, backticks, HTML, bytes that are no text.
+Names of folders, files and labels may hold anything: line breaks, `|`, backticks, HTML, bytes that are no text.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import unicodedata
 
 _PLAIN = re.compile(r"\w[\w .,:;+=()/-]*", re.ASCII)
 _MEANT = re.compile(r"([\\`*_{}\[\]<>#|~&$!])")
-# Zero-width (non-)joiners are letters' business in Persian, Hindi and emoji; other invisible characters hide or turn text.
+# Persian, Hindi and emoji are written with zero-width (non-)joiners; other invisible characters hide or turn text.
 _JOINERS = "\u200c\u200d"
 
 
 def flat(text: str, most: int = 200) -> str:
-    """Text on one line: no control characters, no turned direction, no halves of characters, no length without end.
+    r"""Text on one line: no control characters, no turned direction, no halves of characters, no length without end.
 
     Example:
-        >>> flat("a\\nb\\u202ec")
+        >>> flat("a\nb\u202ec")
         'a b c'
     """
     kept = "".join(c if c in _JOINERS or unicodedata.category(c)[0] != "C" else " " for c in text)
@@ -28,11 +28,11 @@ def flat(text: str, most: int = 200) -> str:
 
 
 def prose(text: str) -> str:
-    """Text that Markdown shows as it is.
+    r"""Text that Markdown shows as it is.
 
     Example:
         >>> print(prose("run_1"), prose("<b>*"))
-        run_1 \\<b\\>\\*
+        run_1 \<b\>\*
     """
     line = flat(text)
     return line if _PLAIN.fullmatch(line) and "_ " not in f"{line} " else _MEANT.sub(r"\\\1", line)
@@ -52,13 +52,13 @@ def code(text: str) -> str:
 
 
 def table(rows: list[list[str]]) -> str:
-    """A table: a row of heads, then cells that are Markdown already.
+    r"""A table: a row of heads, then cells that are Markdown already.
 
     Example:
         >>> print(table([["a", "b"], ["1", "`x|y`"]]))
         | a | b |
         |---|---|
-        | 1 | `x\\|y` |
+        | 1 | `x\|y` |
     """
     lines = [" | ".join(re.sub(r"(?<!\\)\|", r"\\|", cell) for cell in row) for row in rows]
     return "\n".join([f"| {lines[0]} |", f"|{'---|' * len(rows[0])}", *(f"| {line} |" for line in lines[1:])])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is what training wrote what was trained? The result, read from disk as anyone reads it, beside the model in memory."""
+"""Is what training wrote what was trained? The result, read again from disk, beside the model in memory."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def test_tokens_that_may_not_write(online, monkeypatch):
     with pytest.raises(UserError, match="a token of me that may only read"):
         hub.check_push("me/first", "--push-to")
     online.role = None
-    with pytest.raises(UserError, match="the hub refuses the token .*HF_TOKEN"):
+    with pytest.raises(UserError, match=r"the hub refuses the token .*HF_TOKEN"):
         hub.check_push("me/first", "--push-to")
     online.refuses["whoami"] = (500, f"what is {TOKEN}")  # some repeat it in errors
     with pytest.raises(UserError) as refused:
@@ -111,7 +111,7 @@ def _refuses_another_result(tmp_path, result):
     """What stands on disk is another adapter: it would not be uploaded."""
     file = tmp_path / "run" / "adapter" / "adapter_model.safetensors"
     save_file({name: t + 0.1 * torch.randn_like(t) for name, t in load_file(file).items()}, file)
-    with pytest.raises(RunFailed, match="the result is not what was trained: .*nothing was uploaded"):
+    with pytest.raises(RunFailed, match=r"the result is not what was trained: .*nothing was uploaded"):
         prove_result(find_result(tmp_path / "run"), result.trainable, "train.push_to_hub", print)
 
 
