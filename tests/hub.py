@@ -52,7 +52,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        body = self._body()
         hub, path = self.server, self.path.split("?")[0]
         hub.asked.append(f"{self.command} {path}")
         for part, (status, text) in hub.refuses.items():
@@ -86,6 +86,16 @@ class _Handler(BaseHTTPRequestHandler):
             hub.files.setdefault(commit[1], {}).update(self._committed(body))
             return self._send({"commitUrl": f"{hub.url}/{commit[1]}/commit/{'0' * 40}", "commitOid": "0" * 40})
         return self._send({"error": f"{self.command} {path}"}, 404)
+
+    def _body(self) -> bytes:
+        if self.headers.get("transfer-encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("content-length") or 0))
+        found = b""
+        while size := int(self.rfile.readline(), 16):
+            found += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return found
 
     def _committed(self, body: bytes) -> dict[str, bytes]:
         found: dict[str, bytes] = {}

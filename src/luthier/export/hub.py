@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from luthier.export.origin import Origin
     from luthier.recipe import Recipe
 
-LEFT_OUT = ["*_proof.json", "luthier.json"]
+LEFT_OUT = ("*_proof.json", "luthier.json")
 
 
 def check_push(repo: str, where: str) -> None:
@@ -96,7 +96,7 @@ def push(folder: Path, repo: str, where: str, *, private: bool = False, say: Cal
     api = HfApi(endpoint=constants.ENDPOINT)
     try:
         name = str(api.create_repo(repo, private=private, exist_ok=True).repo_id)
-        api.upload_folder(repo_id=name, folder_path=folder, ignore_patterns=LEFT_OUT)
+        api.upload_folder(repo_id=name, folder_path=folder, ignore_patterns=[*LEFT_OUT])
     except (HTTPError, OSError, ValueError, RuntimeError) as error:  # the last: of the part that sends large files
         without = [word for pattern in LEFT_OUT for word in ("--exclude", pattern)]
         again = shlex.join(["hf", "upload", repo, str(folder), *without])
@@ -111,8 +111,9 @@ def _said(error: Exception) -> str:
     """The first line of what went wrong; should somebody have put the token there, without it."""
     from huggingface_hub import get_token
 
-    text = str(error).replace(get_token() or "\0", "***").strip()
-    return text.split("\n")[0][:300] or type(error).__name__
+    told = [str(one).strip().split("\n")[0] for one in (error, error.__cause__) if one is not None]
+    text = ": ".join(filter(None, told)).replace(get_token() or "\0", "***")
+    return text[:300] or type(error).__name__
 
 
 def repo_of(recipe: Recipe) -> str:
