@@ -34,9 +34,9 @@ def test_a_run(bench, tiny_llama, alpaca_file):
     assert front == {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["luthier", "lora"]}
     assert "`tiny-llama`, trained with method `lora` and objective `sft`" in text
     assert "model = AutoModelForCausalLM.from_pretrained(" in text
-    assert "method: {name: lora, target_modules: all-linear, " in text
+    assert "name: lora, r: 16, target_modules: all-linear" in text
     assert "lora_alpha: 16.0" in text
-    assert "data: {max_length: 1024, packing: true, " in text
+    assert "data: {loss_on: assistant, max_length: 1024, packing: true, truncation: right}" in text
     assert "| train | `rows.jsonl` | alpaca | 41 | 40 | 2 | 2,000 | 900 | 1 no answer |" in text
     assert "| arithmetic | exact | 0.625 | 0.05 | 94 |" in text
     assert "12 steps, 3,456 scored tokens, 789 trained parameters" in text

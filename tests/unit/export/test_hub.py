@@ -31,7 +31,6 @@ def online(monkeypatch, caplog, capfd):
     """A hub, a process that may reach it, and a token that no line of a log has."""
     server = Hub()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # large files go over HTTP, too
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     caplog.set_level(logging.DEBUG)
