@@ -78,6 +78,13 @@ class Subject:
     rows: list[list[int]]
     answer: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def turns(self) -> list[str]:
+        """The conversation as transformers renders it."""
+        if not self.tokenizer.chat_template:
+            return []
+        return [self.tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)]
+
     def job(self) -> dict[str, Any]:
         """What llama.cpp is asked."""
         chats = []
@@ -86,11 +93,12 @@ class Subject:
             values = {"messages": CHAT, "add_generation_prompt": True, **ends}
             chats.append({"template": template, "values": values})
         return {
-            "file": str(self.file), "texts": TEXTS, "chats": chats, "prompts": self.prompts, "rows": self.rows,
-            "new": NEW, "logits": str(self.file) + ".logits", "words": self.model.config.vocab_size, "context": 256,
+            "file": str(self.file), "texts": [*TEXTS, *self.turns], "chats": chats, "prompts": self.prompts,
+            "rows": self.rows, "new": NEW, "logits": str(self.file) + ".logits", "words": self.model.config.vocab_size, "context": 256,
         }  # fmt: skip
 
 
+TURNS = "{% for m in messages %}{{ '<|' + m.role + '|>\\n' + m.content + eos_token + '\\n' }}{% endfor %}"
 CHAT = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": " What is 2 + 2? "},
@@ -164,6 +172,7 @@ def tokenizers(scratch: Path, args: argparse.Namespace) -> list[Subject]:
         if args.only not in f"tokenizer {file.parent.name}":
             continue
         words = AutoTokenizer.from_pretrained(file.parent)
+        words.chat_template = words.chat_template or f"{words.bos_token or ''}{TURNS}"
         folder = random_model(scratch / f"words-{file.parent.name}", words, "llama", {"tie_word_embeddings": True})
         found.append(exported(f"tokenizer {file.parent.name}", folder, scratch, "f16", rows=0))
     return found
@@ -238,7 +247,7 @@ def compare(subjects: list[Subject]) -> tuple[list[str], list[str]]:
 def words_differ(one: Subject) -> list[str]:
     """Ids, special tokens and rendered chats that are others."""
     found = []
-    for text, ids in zip(TEXTS, one.answer["texts"], strict=True):
+    for text, ids in zip([*TEXTS, *one.turns], one.answer["texts"], strict=True):
         mine = one.tokenizer(text, add_special_tokens=False)["input_ids"]
         if mine != ids:
             found.append(f"{text[:40]!r} is {one.tokenizer.convert_ids_to_tokens(mine)[:12]}, llama.cpp "
@@ -249,8 +258,7 @@ def words_differ(one: Subject) -> list[str]:
         found.append(f"a text begins with BOS: {begins}, llama.cpp {special['add_bos']}")
     if missing := {*stop_ids(one.model, words)} - {*special["ends"]}:
         found.append(f"does not end at {words.convert_ids_to_tokens(sorted(missing))}")
-    for text in one.answer["chats"]:
-        mine = words.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
+    for text, mine in zip(one.answer["chats"], one.turns, strict=True):
         if text != mine:
             found.append(f"the chat {mine!r} is rendered {text!r}")
     return found

@@ -23,7 +23,8 @@ from luthier.export.origin import find_result
 from luthier.export.result_proof import prove_result
 from luthier.recipe import load_recipe
 
-ROWS = {"model": {"model_name_or_path": "embedded-tiny"}, "data": {"train": "embedded:train", "max_length": 64}}
+FEW = [{"path": "embedded:train", "max_rows": 40}]
+ROWS = {"model": {"model_name_or_path": "embedded-tiny"}, "data": {"train": FEW, "max_length": 64}}
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def online(monkeypatch, caplog, capfd):
 
 
 def recipe(folder, **keys):
-    words = {"max_steps": 1, "per_device_train_batch_size": 2, "push_to_hub": True, **keys}
+    words = {"max_steps": 2, "per_device_train_batch_size": 2, "push_to_hub": True, **keys}
     return load_recipe(ROWS | {"output_dir": str(folder), "method": {"name": "lora", "r": 2}, "train": words})
 
 
