@@ -94,7 +94,8 @@ class Subject:
             chats.append({"template": template, "values": values})
         return {
             "file": str(self.file), "texts": [*TEXTS, *self.turns], "chats": chats, "prompts": self.prompts,
-            "rows": self.rows, "new": NEW, "logits": str(self.file) + ".logits", "words": self.model.config.vocab_size, "context": 256,
+            "rows": self.rows, "new": NEW, "logits": str(self.file) + ".logits",
+            "words": self.model.config.vocab_size, "context": 256,
         }  # fmt: skip
 
 
@@ -199,6 +200,7 @@ def exported(name: str, source: Path, scratch: Path, kind: str, rows: int = len(
     request = Request(source=source, output=output, texts=PROSE, bound=1.0, say=lambda _: None)
     done = form.write(request, form.Config(dtype=kind))
     model, words = luthier.load(str(source))
+    model.set_attn_implementation("eager")
     parts = {
         "prompts": [words(text)["input_ids"] for text in PROMPTS] if rows else [],
         "rows": [words(text)["input_ids"][:96] for text in PROSE[:rows]],

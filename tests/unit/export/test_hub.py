@@ -152,7 +152,7 @@ def test_a_hub_that_says_no(bench, online):
 
 def test_the_keys_change_no_weight(tmp_path):
     plain = load_recipe(
-        ROWS | {"output_dir": str(tmp_path), "method": {"name": "lora", "r": 2}, "train": {"max_steps": 1}}
+        ROWS | {"output_dir": str(tmp_path), "method": {"name": "lora", "r": 2}, "train": {"max_steps": 2}}
     )
     named = recipe(tmp_path, hub_model_id="me/x", per_device_train_batch_size=8)
     assert named.fingerprint == plain.fingerprint
