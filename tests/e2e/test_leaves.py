@@ -13,6 +13,7 @@ from tests.runs import Command, recipe_file, tree
 
 import luthier
 from luthier.judge import bench as benches
+from luthier.models.backbone import serving
 from luthier.models.generate import generate
 
 pytest.importorskip("openai")
@@ -103,6 +104,6 @@ def _evaluated_and_exported(command: Command, run: Path, tmp_path: Path) -> None
     replies = generate(trained, tokenizer, QUESTIONS, max_new_tokens=6)
     assert generate(again, tokenizer, QUESTIONS, max_new_tokens=6) == replies
     assert [json.loads(line)["reply"] for line in lines] == replies
-    with torch.no_grad():
+    with serving(trained), torch.no_grad():
         ids = torch.arange(3, 40)[None]
         assert (again(input_ids=ids).logits - trained(input_ids=ids).logits).abs().max() <= 1e-4

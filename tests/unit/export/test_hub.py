@@ -100,7 +100,7 @@ def test_a_run_uploads_what_it_has_proved(tmp_path, online):
     for line in ("license: apache-2.0", "| train | `embedded:train` |", "library_name: peft", "Read again from disk"):
         assert line in card
     assert str(tmp_path) not in card
-    assert "the adapter names its base as embedded-tiny, which others cannot load from the hub" in said
+    assert any(line.startswith("the adapter names its base as ") for line in said)  # a folder of this machine
     assert not any(
         TOKEN in file.read_text(errors="replace") for file in (tmp_path / "run").rglob("*") if file.is_file()
     )
