@@ -77,7 +77,10 @@ def test_a_head_that_was_trained_before_has_a_score(study, tmp_path):
     model = study["base"]["model"] | {"model_name_or_path": str(tmp_path / "first/model")}
     one = {"base": study["base"] | {"model": model}, "variants": {"norm": study["variants"]["norm"]}}
     result = luthier.compare(study | one, ["base.train.max_steps=1"])
-    kept = evaluate_task(open_reader(*luthier.load(tmp_path / "first"), tmp_path / "first"), read_samples(Source(path=study["evaluate"]), "tagged"))
+    kept = evaluate_task(
+        open_reader(*luthier.load(tmp_path / "first"), tmp_path / "first"),
+        read_samples(Source(path=study["evaluate"]), "tagged"),
+    )
     assert result.variants == ["base", "norm"]
     assert result.score("base").value == pytest.approx(kept.estimate.value, abs=1e-6)
 
@@ -95,4 +98,3 @@ def test_vectors_have_a_score_before_training(study):
     reader = Reader(model=model, tokenizer=load_tokenizer("embedded-tiny"), purpose=purpose)
     found = evaluate_task(reader, read_samples(Source(path="embedded:similar_test"), "texts"))
     assert result.score("base").value == pytest.approx(found.estimate.value, abs=1e-4)  # runs have fused norms
-

@@ -31,6 +31,7 @@ from luthier.export.value_proof import ValueComparison
 from luthier.models.backbone import learned_positions
 from luthier.models.bars import without_bars
 from luthier.models.heads import task_of_model
+from luthier.models.purpose import read_purpose
 from luthier.models.quantized import as_loaded, dense_, is_quantized
 from luthier.models.save import save_model, save_words
 from luthier.models.tasks import auto_class
@@ -122,6 +123,9 @@ def merge_run(  # noqa: PLR0913 - each is an option
             trainable, bases = nearer_base(origin, dtype, comparison, say)
             model = trainable.model
         _write(as_loaded(trainable.merge()), written, tokenizer, folder, max_shard_size)
+        purpose = read_purpose(origin.adapter)
+        if purpose is not None:
+            purpose.write(folder, model)
         del model, trainable
         again = _read_again(folder, written, task).to(device, computed)
         proof = comparison.prove(again, dtype=written, bound=bound)
@@ -129,7 +133,8 @@ def merge_run(  # noqa: PLR0913 - each is an option
         about = {"adapter": str(origin.adapter.resolve()), "base": origin.model.model_name_or_path, **bases}
         about |= proof.to_json()
         (folder / "merge_proof.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        write_card(folder, origin, f"a merged model in {_short(written)}", proof)
+        library = "sentence-transformers" if task == "FEATURE_EXTRACTION" and purpose else "transformers"
+        write_card(folder, origin, f"a merged model in {_short(written)}", proof, library)
     return Exported(folder=final, proof=proof)
 
 
