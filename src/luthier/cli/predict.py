@@ -50,7 +50,10 @@ def main(
     for reason, count in samples.refused.items():
         names = [name for name, what in samples.faults if what == reason]
         more = ", ..." if count > SHOWN else ""
-        print(f"refused {count} rows: {reason} ({', '.join(names[:SHOWN])}{more})", file=sys.stderr)
+        print(
+            f"refused {count} row{'s' if count > 1 else ''}: {reason} ({', '.join(names[:SHOWN])}{more})",
+            file=sys.stderr,
+        )
     if output is not None:
         _write(output, found)
     if as_json:

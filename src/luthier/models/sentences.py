@@ -90,7 +90,8 @@ def _read(file: Path, kind: type, where: str) -> Any:
         return None
     except (OSError, ValueError) as error:
         raise ModelError(where, f"{file.name} cannot be read ({error})", "a JSON file", "restore it") from None
-    if not isinstance(found, kind) or (kind is list and not all(isinstance(one, dict) for one in found)):
+    inner: list[Any] = found if isinstance(found, list) else []
+    if not isinstance(found, kind) or not all(isinstance(one, dict) for one in inner):
         raise ModelError(where, f"{file.name} holds {type(found).__name__}", "what its package wrote", "restore it")
     return found
 
