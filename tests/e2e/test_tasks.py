@@ -113,10 +113,15 @@ def test_from_rows_to_predictions(task, recipe, tmp_path, capsys):
     assert np.mean(shares) == pytest.approx(found["value"], abs=1e-9)
     assert found["low"] <= found["value"] <= found["high"]
 
-    predicted = command("predict", result.folder, file, "--json")
+    gap = tmp_path / "gap.jsonl"
+    gap.write_text(f"{{}}\n{Path(file).read_text(encoding='utf-8')}", encoding="utf-8")
+    predicted = command("predict", result.folder, gap, "--json")
     assert predicted.code == 0, predicted.err
+    assert sum(json.loads(predicted.out)["refused"].values()) == 1
+    assert "gap.jsonl:1" in predicted.err
     told = json.loads(predicted.out)["predictions"]
     assert len(told) == len(rows())
+    assert told[0]["row"].endswith("gap.jsonl:2")
     _check(task, told[0])
 
 
