@@ -25,9 +25,11 @@ from luthier.kernels.slots import Score, attend
 from luthier.models.planted import sees_ahead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from luthier.kernels.slots import Layout
+
+    Begun = list[tuple[torch.Tensor, torch.Tensor]]  # of each layer: keys and values [K, n, D]
 
 NAME = "luthier_slots"
 
@@ -52,6 +54,17 @@ class Slots:
             made = [_zeros(size, key.dtype, key.device) for size in sizes]
             self._layers[id(module)] = (made[0], made[1])
         return self._layers[id(module)]
+
+    def put(self, slots: Sequence[int], begun: Begun) -> None:
+        """Let sequences begin with some keys and values; a pass has been there before."""
+        places = list(slots)
+        for own, given in zip(self._layers.values(), begun, strict=True):
+            for kept, states in zip(own, given, strict=True):
+                kept[places, :, : states.shape[1]] = states.to(kept)
+
+    def begun(self, slot: int, length: int) -> Begun:
+        """A copy of what a sequence begins with."""
+        return [(k[slot, :, :length].clone(), v[slot, :, :length].clone()) for k, v in self._layers.values()]
 
     def clear(self, slot: int, length: int) -> None:
         """Forget a sequence. What is masked is multiplied by zero, and zero times NaN would reach the next one."""

@@ -10,7 +10,9 @@ from luthier.kernels.attention import plain_attention
 from luthier.kernels.slots import Layout, Piece, Score, attend
 
 KEYS, SIZE, SLOTS, CAPACITY = 2, 8, 5, 20
-PIECES = [(3, 0, 6), (0, 7, 1), (4, 2, 3), (1, 0, 1)]  # slot, tokens before, tokens now; slot 2 is idle
+# Slot, tokens before, tokens now: slot 2 is idle; two bring as many to as many; the only single one stands high.
+PIECES = [(3, 0, 6), (0, 7, 1), (4, 2, 3), (1, 0, 1)]
+CASES = {"some": PIECES, "alike": [(3, 0, 6), (1, 2, 3), (0, 7, 1), (4, 2, 3), (2, 0, 6)], "high": [(0, 1, 2), (4, 5, 1)]}
 
 
 def alone(query, keys, values, piece, window, score):
@@ -25,9 +27,10 @@ def alone(query, keys, values, piece, window, score):
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("kind", ["plain", "softcap", "sinks"])
 @pytest.mark.parametrize("groups", [2, 1])
-def test_equals_each_sequence_alone(kind, window, groups):
+@pytest.mark.parametrize("case", CASES)
+def test_equals_each_sequence_alone(case, kind, window, groups):
     heads = KEYS * groups
-    pieces = [Piece(slot=slot, begin=begin, ids=[0] * count) for slot, begin, count in PIECES]
+    pieces = [Piece(slot=slot, begin=begin, ids=[0] * count) for slot, begin, count in CASES[case]]
     layout = Layout(pieces, torch.device("cpu"))
     query = torch.randn(len(layout.input_ids), heads, SIZE, dtype=torch.float64)
     keys, values = (torch.randn(SLOTS, KEYS, CAPACITY, SIZE, dtype=torch.float64) for _ in range(2))
@@ -48,4 +51,5 @@ def test_layout():
     assert layout.position_ids.tolist() == [4, 1, 2]
     assert layout.slots.tolist() == [2, 0, 0]
     assert layout.ends.tolist() == [0, 2]
-    assert (layout.single.tolist(), layout.single_end, layout.single_slots) == ([0], 5, 3)
+    assert (layout.single.tolist(), layout.single_end, layout.single_slots) == ([0], 5, None)
+    assert [(alike.begin, alike.tokens.tolist(), alike.slots.tolist()) for alike in layout.alike] == [(1, [[1, 2]], [0])]
