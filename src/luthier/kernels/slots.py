@@ -4,8 +4,8 @@
     tokens of a pass     prompt of A, a chunk | B | C | prompt of D, its end | E      one axis, no padding
     slots of the cache   each as long as a sequence may become; sequences come and go between passes
 
-All sequences that bring one token share one call, over the slots as they lie (without a copy of what is kept) where most
-slots are in use; those that bring more (prompts) share one where they bring as many to as many.
+All sequences that bring one token share one call, over the slots as they lie (without a copy of what is kept) where
+most slots are in use; those that bring more (prompts) share one where they bring as many to as many.
 
 Shapes: T tokens of a pass, S slots, C positions of a slot, K key heads, H = K G query heads, D head size.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts -> replies over slots: no padding, a reply that has ended makes room for the next, what all share is read once.
+"""Prompts -> replies over slots: no padding, what has ended makes room for the next, what all share is read once.
 
 A pass brings the next token of each reply and the prompts of those that have just come, on one axis (`kernels.slots`);
 `serve.engine` runs on the same passes. Whether a model can run so is proven first, against its own forward pass.
@@ -10,9 +10,7 @@ Shapes: R rows of a pass, V vocabulary.
 from __future__ import annotations
 
 import heapq
-import os
 from collections import deque
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +24,12 @@ from luthier.models import planted
 from luthier.models.backbone import head_logits, last_position, scored_logprobs
 from luthier.models.rounding import MEAN_TOLERANCE, TOLERANCE
 from luthier.models.sampling import Draw, generator
-from luthier.models.slots import NAME, Slots
-from luthier.models.virtual import virtual_of
-from luthier.models.virtual_slots import virtual_begun
+from luthier.models.slots import Slots
+from luthier.models.virtual import num_virtual
+from luthier.models.virtual_slots import on_slots, virtual_begun
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from transformers import PreTrainedModel
 
@@ -39,6 +37,8 @@ if TYPE_CHECKING:
 
 PREFILL = 2048  # tokens of prompts in one pass
 SHARED = 8  # tokens that all prompts begin with: from so many on they are read once
+# What a model raises that is asked in a way that it does not know.
+FAILURES = (ValueError, TypeError, RuntimeError, AttributeError, LookupError, NotImplementedError)
 _PROOF = (4, 6, 7, 8)  # where the chunks of the proof's text end; it has a token more
 
 
@@ -57,43 +57,26 @@ def write_replies(
         Ids of each reply up to its stop; None where the model does not run on slots (another attention than the
         loader's, compiled layers, a proof that fails).
     """
-    longest = max(map(len, prompts)) + asked.max_new_tokens
+    longest = max(map(len, prompts)) + asked.max_new_tokens + num_virtual(model)
     if not _may(model, longest):
         return None
-    wanted = _own(model)
-    with _on_slots(model) as virtual:
-        count = max(2, min(asked.batch_size, len(prompts)))
-        slots = Slots(count, max(longest, _PROOF[-1] + 1) + virtual)
-        writing = _Writing(model, slots, virtual, stops, asked)
-        return writing.write(prompts) if wanted is not None and writing.proven(wanted) else None
+    slots = Slots(max(2, min(asked.batch_size, len(prompts))), longest + _PROOF[-1])
+    try:
+        wanted, writing = _own(model), _Writing(model, slots, stops, asked)
+        with on_slots(model):
+            proven = writing.proven(wanted)
+    except FAILURES:
+        return None
+    with on_slots(model):
+        return writing.write(prompts) if proven else None
 
 
 def _may(model: PreTrainedModel, longest: int) -> bool:
     """Whether it is worth a proof."""
     limit, _ = last_position(model.config.get_text_config(), model.get_decoder())
     compiled = any(module._compiled_call_impl is not None for module in model.modules())
-    virtual = virtual_of(model)
-    longest += virtual.length if virtual is not None and virtual.active else 0
+    longest = max(longest, _PROOF[-1] + 1 + num_virtual(model))
     return model.config._attn_implementation == planted.NAME and not compiled and (limit is None or longest <= limit)
-
-
-@contextmanager
-def _on_slots(model: PreTrainedModel) -> Iterator[int]:
-    """Inside, the model runs on slots, in evaluation mode, without gradients, its virtual tokens aside: their number."""
-    training, virtual = model.training, virtual_of(model)
-    active = virtual is not None and virtual.active
-    model.eval()
-    model.set_attn_implementation(NAME)
-    try:
-        if virtual is not None:
-            virtual.active = False
-        with torch.no_grad():
-            yield virtual.length if virtual is not None and active else 0
-    finally:
-        if virtual is not None:
-            virtual.active = active
-        model.set_attn_implementation(planted.NAME)
-        model.train(training)
 
 
 def _text(model: PreTrainedModel) -> np.ndarray[Any, Any]:
@@ -103,15 +86,13 @@ def _text(model: PreTrainedModel) -> np.ndarray[Any, Any]:
 
 
 @torch.no_grad()
-def _own(model: PreTrainedModel) -> torch.Tensor | None:
-    """What the model's own forward says of that text; None where it says nothing."""
+def _own(model: PreTrainedModel) -> torch.Tensor:
+    """What the model's own forward says of that text."""
     ids, training = _text(model), model.training
     tree = Tree(segments=(Segment(ids=ids, scored=np.arange(len(ids)) >= _PROOF[0]),))
     model.eval()
     try:
         return scored_logprobs(model, plant([tree]).to(model.device))
-    except (ValueError, TypeError, RuntimeError, AttributeError, LookupError, NotImplementedError):
-        return None
     finally:
         model.train(training)
 
@@ -141,17 +122,16 @@ class _Writing:
     """Replies of one model.
 
     Args:
-        model: On slots.
+        model: As its own forward runs; it is on slots where something is written.
         slots: Empty.
-        virtual: Virtual tokens that stand before everything.
         stops: Tokens that end a reply.
         asked: How replies are written.
     """
 
-    def __init__(self, model: PreTrainedModel, slots: Slots, virtual: int, stops: Sequence[int], asked: Asked) -> None:
+    def __init__(self, model: PreTrainedModel, slots: Slots, stops: Sequence[int], asked: Asked) -> None:
         self._model, self._slots, self._asked, self._stops = model, slots, asked, frozenset(stops)
-        self._begun: Any = virtual_begun(model) if virtual else None
-        self._offset = virtual  # tokens in a slot before a prompt's own
+        self._begun = virtual_begun(model)
+        self._offset = num_virtual(model)  # tokens in a slot before a prompt's own
 
     def _pass(self, brought: list[tuple[int, int, list[int]]]) -> torch.Tensor:
         """What follows the last token of each: (slot, tokens of the sequence before, its next ones) -> [R, V]."""
@@ -166,20 +146,18 @@ class _Writing:
     def proven(self, wanted: torch.Tensor) -> bool:
         """Whether passes say of a text what the model's own forward says, in chunks and beside another one."""
         ids, begin, got = _text(self._model).tolist(), 0, []
-        try:
-            for end in _PROOF:
-                if begin == 0 and self._begun is not None:
-                    self._slots.put([0, 1], self._begun)
-                logits = self._pass([(0, 0, ids[2 : 3 + end % 3]), (1, begin, ids[begin:end])])
-                got.append(torch.log_softmax(logits[1], -1)[ids[end]])
-                begin = end
-        except (ValueError, TypeError, RuntimeError, AttributeError, LookupError, NotImplementedError):
-            return False
+        self._pass([(0, 0, ids[:1]), (1, 0, ids[:1])])  # which makes the slots
+        if self._begun is not None:
+            self._slots.put([0, 1], self._begun)
+        for end in _PROOF:
+            logits = self._pass([(0, 0, ids[2 : 3 + end % 3]), (1, begin, ids[begin:end])])
+            got.append(torch.log_softmax(logits[1], -1)[ids[end]])
+            begin = end
         told = [end - _PROOF[0] for end in _PROOF]
         difference = (torch.stack(got) - wanted[told]).double().abs()
         dtype = self._model.dtype
-        self._slots.clear(0, self._slots.capacity)
-        self._slots.clear(1, self._slots.capacity)
+        for slot in (0, 1):
+            self._slots.clear(slot, self._slots.capacity)
         return bool(difference.max() <= TOLERANCE[dtype] and difference.mean() <= MEAN_TOLERANCE[dtype])
 
     def write(self, prompts: Sequence[list[int]]) -> list[list[int]]:
@@ -205,9 +183,11 @@ class _Writing:
         return found
 
     def _share(self, prompts: Sequence[list[int]]) -> int:
-        """Read what all prompts begin with, once: it stands in each slot like virtual tokens; how many tokens it has."""
-        common = os.path.commonprefix(list(prompts))  # type: ignore[type-var] # it takes any sequences
-        length = min(len(common), min(map(len, prompts)) - 1)
+        """Read once what all prompts begin with: it stands in each slot like virtual tokens; how many tokens it has."""
+        common = min(prompts)
+        columns = zip(common, max(prompts), strict=False)  # the two of them that differ first
+        length = next((place for place, (a, b) in enumerate(columns) if a != b), min(map(len, prompts)))
+        length = min(length, min(map(len, prompts)) - 1)
         if len(prompts) < 2 or length < SHARED:
             return 0
         if self._begun is not None:

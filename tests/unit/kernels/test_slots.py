@@ -12,7 +12,11 @@ from luthier.kernels.slots import Layout, Piece, Score, attend
 KEYS, SIZE, SLOTS, CAPACITY = 2, 8, 5, 20
 # Slot, tokens before, tokens now: slot 2 is idle; two bring as many to as many; the only single one stands high.
 PIECES = [(3, 0, 6), (0, 7, 1), (4, 2, 3), (1, 0, 1)]
-CASES = {"some": PIECES, "alike": [(3, 0, 6), (1, 2, 3), (0, 7, 1), (4, 2, 3), (2, 0, 6)], "high": [(0, 1, 2), (4, 5, 1)]}
+CASES = {
+    "some": PIECES,
+    "alike": [(3, 0, 6), (1, 2, 3), (0, 7, 1), (4, 2, 3), (2, 0, 6)],
+    "high": [(0, 1, 2), (4, 5, 1)],
+}
 
 
 def alone(query, keys, values, piece, window, score):
@@ -52,4 +56,6 @@ def test_layout():
     assert layout.slots.tolist() == [2, 0, 0]
     assert layout.ends.tolist() == [0, 2]
     assert (layout.single.tolist(), layout.single_end, layout.single_slots) == ([0], 5, None)
-    assert [(alike.begin, alike.tokens.tolist(), alike.slots.tolist()) for alike in layout.alike] == [(1, [[1, 2]], [0])]
+    assert [(alike.begin, alike.tokens.tolist(), alike.slots.tolist()) for alike in layout.alike] == [
+        (1, [[1, 2]], [0])
+    ]
