@@ -71,10 +71,10 @@ def test_virtual_tokens_are_served_beside_others_and_take_their_room(adapters, p
             news = queue.SimpleQueue()
             one = found.served[name].sequence(Asked(ids=ids, max_tokens=12, strip=False), news.put)
             found.served[name].engine.submit([one])
-            text = ""
-            while not text or told.reason is None:
-                told = news.get(timeout=60)
-                text += told.text
+            told = [news.get(timeout=60)]
+            while told[-1].reason is None:
+                told.append(news.get(timeout=60))
+            text = "".join(one.text for one in told)
             assert said.setdefault(name, text) == text
     finally:
         found.close()
