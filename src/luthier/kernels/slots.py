@@ -98,6 +98,16 @@ class Layout:
         return self._tensor([start for start, piece in found if len(piece.ids) == 1])
 
     @cached_property
+    def longest(self) -> int:
+        """Positions that the longest sequence that brings several tokens has; 0 where there is none."""
+        return max((piece.end for piece in self.pieces if len(piece.ids) > 1), default=0)
+
+    @cached_property
+    def seen(self) -> int:
+        """Positions that all tokens see together."""
+        return sum((piece.begin + piece.end + 1) * len(piece.ids) // 2 for piece in self.pieces)
+
+    @cached_property
     def single_end(self) -> int:
         """Positions that the longest of their sequences has; 0 where there is none."""
         return max((piece.end for piece in self.pieces if len(piece.ids) == 1), default=0)

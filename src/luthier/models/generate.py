@@ -2,8 +2,8 @@
 """Prompts -> replies: chat template, stops at the end of the turn; over slots, or by transformers' own `generate`.
 
 Models that the loader gave Luthier's attention run over slots (`models.generate_slots`), once it is proven that they
-can; others in batches of like lengths with padding on the left. A reply does not depend on which prompts share its batch:
-padding is masked, and sampling draws from a generator of its own for each prompt (Gumbel-max: the largest of
+can; others in batches of like lengths with padding on the left. A reply does not depend on which prompts share its
+batch: padding is masked, and sampling draws from a generator of its own for each prompt (Gumbel-max: the largest of
 logit + noise is a sample of the softmax).
 
 Shapes: B prompts of a batch, L longest of them, V vocabulary.

@@ -165,7 +165,8 @@ class _Writing:
         shared = self._share(prompts)
         # Longest first: what does not fit into memory fails at once.
         waiting = deque(sorted(range(len(prompts)), key=lambda number: -len(prompts[number])))
-        free, running = list(range(min(self._asked.batch_size, len(prompts)))), []
+        free = list(range(min(self._asked.batch_size, len(prompts))))
+        running: list[_Reply] = []
         found: list[list[int]] = [[] for _ in prompts]
         while waiting or running:
             fresh = [

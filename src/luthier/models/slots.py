@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from luthier.kernels.native_slots import fits, native_slots
 from luthier.kernels.slots import Score, attend
 from luthier.models.planted import sees_ahead
 
@@ -148,9 +149,11 @@ def _interface(  # noqa: PLR0913 - transformers' own signature
     layout = slots.layout
     assert layout is not None
     keys, values = slots.of(module, key[0], value[0])
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if softcap is None and s_aux is None and fits(query, key, value, keys, values, layout):
+        return native_slots(query[0], key[0], value[0], keys, values, layout, window, scaling)[None], None
     keys[layout.slots, :, layout.position_ids] = key[0].transpose(0, 1)
     values[layout.slots, :, layout.position_ids] = value[0].transpose(0, 1)
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     out = attend(query[0].transpose(0, 1), keys, values, layout, window, Score(scaling, softcap, s_aux))
     return out[None], None
 

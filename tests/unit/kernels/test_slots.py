@@ -6,7 +6,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from luthier.kernels import native
 from luthier.kernels.attention import plain_attention
+from luthier.kernels.native_slots import fits, native_slots
 from luthier.kernels.slots import Layout, Piece, Score, attend
 
 KEYS, SIZE, SLOTS, CAPACITY = 2, 8, 5, 20
@@ -46,6 +48,37 @@ def test_equals_each_sequence_alone(case, kind, window, groups):
         own = slice(start, start + len(piece.ids))
         wanted = alone(query[own], keys, values, piece, window, score)
         torch.testing.assert_close(got[own], wanted, atol=1e-12, rtol=0)
+
+
+@pytest.mark.skipif(not native.usable(torch.zeros(1)), reason=native.describe())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("window", "size", "groups"), [(None, 8, 2), (3, 24, 1), (None, 72, 3)])
+@torch.no_grad()
+def test_native_loops_keep_and_attend(dtype, window, size, groups):
+    pieces = [Piece(slot=slot, begin=begin, ids=[0] * count) for slot, begin, count in CASES["alike"]]
+    layout = Layout(pieces, torch.device("cpu"))
+    # As projections give them: heads side by side in a token's row.
+    query, key, value = (
+        torch.randn(len(layout.input_ids), heads, width).to(dtype).transpose(0, 1)
+        for heads, width in ((KEYS * groups, size), (KEYS, size), (KEYS, size + 16))
+    )
+    keys, values = (torch.randn(SLOTS, KEYS, CAPACITY, width).to(dtype) for width in (size, size + 16))
+    wanted_keys, wanted_values = keys.double(), values.double()
+    wanted_keys[layout.slots, :, layout.position_ids] = key.double().transpose(0, 1)
+    wanted_values[layout.slots, :, layout.position_ids] = value.double().transpose(0, 1)
+    wanted = attend(query.double().transpose(0, 1), wanted_keys, wanted_values, layout, window, Score(0.3))
+    assert fits(query, key, value, keys, values, layout)
+    got = native_slots(query, key, value, keys, values, layout, window, 0.3)
+    bound = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(got.double(), wanted, atol=bound, rtol=bound)
+    assert torch.equal(keys.double(), wanted_keys)
+    assert torch.equal(values.double(), wanted_values)
+    assert layout.seen == sum(place + 1 for place in layout.position_ids.tolist())
+    key[0, 0, 0] = float("nan")  # of the first sequence's first token: all of that sequence see it, nobody else
+    got = native_slots(query, key, value, keys, values, layout, None, 0.3)
+    own = layout.slots == pieces[0].slot
+    assert got[own][:, :groups].isnan().all()
+    assert not got[~own].isnan().any()
 
 
 def test_layout():
