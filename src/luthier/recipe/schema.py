@@ -189,6 +189,19 @@ def _trackers(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _places(value: Any) -> Any:
+    """Each place of a list once, in order; what is no whole number is left for the type to refuse."""
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(sorted(set(value))) if all(type(place) is int for place in value) else tuple(value)
+
+
+Places = Annotated[tuple[NonNegative, ...], Field(min_length=1)]
+Checkpointing = Annotated[
+    Literal["auto", "offload"] | bool | Annotated[float, Field(gt=0.0, lt=1.0)] | Places, BeforeValidator(_places)
+]
+
+
 Trackers = Annotated[tuple[str, ...], BeforeValidator(_trackers)]
 
 
@@ -205,8 +218,9 @@ class Train(Section):
     """Micro-batches of an optimiser step; the loss is normalised over all of them."""
     per_device_eval_batch_size: Positive = 8
     """As for training, in evaluation."""
-    gradient_checkpointing: Literal["auto"] | bool = "auto"
-    """Recompute activations in the backward pass; `auto`: in as few layers as it takes to fit into memory."""
+    gradient_checkpointing: Checkpointing = "auto"
+    """Run layers again in the backward pass instead of keeping their activations: all (`true`), a share of them, or a
+    list, from 0; `offload`: all, and their inputs wait in the host's memory; `auto`: as few as fit into memory."""
     skip_memory_check: bool = False
     """Start a run that its plan says does not fit into the free memory."""
     torch_compile: bool = False
