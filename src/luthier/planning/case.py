@@ -73,8 +73,9 @@ class Case:
         """Bytes on each device."""
         device, count = self.machine.device, self.machine.count
         shards = (count if stage > 0 else 1, count if stage > 1 else 1, count if stage > 2 else 1)
-        told = {"recomputed": layers.recomputed, "offloaded": layers.offloaded}
-        return need_of(self.counts, self.work, self.recipe.optim, device, **told, shards=shards)
+        again, waiting = layers.recomputed, layers.offloaded
+        words = (self.counts, self.work, self.recipe.optim, device)
+        return need_of(*words, recomputed=again, offloaded=waiting, shards=shards)
 
     def layers(self) -> Layers:
         """What becomes of each layer's activations: as the recipe says, or the cheapest mix that fits.

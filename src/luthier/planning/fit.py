@@ -81,8 +81,8 @@ def fit_memory(
     most = None if host is None else int(SHARE * host) // ranks
 
     def need(layers: Layers) -> Need:
-        told = {"recomputed": layers.recomputed, "offloaded": layers.offloaded}
-        return need_of(counts, work, recipe.optim, device, **told)
+        again, waiting = layers.recomputed, layers.offloaded
+        return need_of(counts, work, recipe.optim, device, recomputed=again, offloaded=waiting)
 
     def waits(layers: Layers) -> bool:
         return most is None or host_bytes(layers, counts, work) <= most
