@@ -189,16 +189,18 @@ def _trackers(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _places(value: Any) -> Any:
-    """Each place of a list once, in order; what is no whole number is left for the type to refuse."""
-    if not isinstance(value, list | tuple):
-        return value
-    return tuple(sorted(set(value))) if all(type(place) is int for place in value) else tuple(value)
+def _checkpointing(value: Any) -> Any:
+    """Each layer of a list once, in order; a number is a share, so 1 would be read in two ways."""
+    right = isinstance(value, bool) or value in ("auto", "offload") or (type(value) is float and 0 < value < 1)
+    listed = isinstance(value, list | tuple) and all(type(place) is int and place >= 0 for place in value)
+    if not right and not (listed and value):
+        raise ValueError("auto, true, false, offload, a share of the layers (0.5), or a list of them, from 0")
+    return tuple(sorted(set(value))) if listed else value
 
 
-Places = Annotated[tuple[NonNegative, ...], Field(min_length=1)]
 Checkpointing = Annotated[
-    Literal["auto", "offload"] | bool | Annotated[float, Field(gt=0.0, lt=1.0)] | Places, BeforeValidator(_places)
+    Literal["auto", "offload"] | bool | Annotated[float, Field(gt=0.0, lt=1.0)] | tuple[NonNegative, ...],
+    BeforeValidator(_checkpointing),
 ]
 
 
