@@ -7,9 +7,9 @@ Nothing is trained: the built-in model, and the same with a LoRA (r 16, all line
 runs every side once, in turn, each in a process of its own with the machine's default threads (`--threads` sets
 another number): first word to last is `whole`, prompts to judged replies is `alone`. The peer renders the same prompts,
 pads them to the left and asks `model.generate` for 100 at a time in their order; at its best it sorts them by length
-and runs on one thread, as Luthier does by itself with a model as small as this. Both run in what the model was saved in
-(bfloat16); in float32 their replies are compared besides. Exit code 0: the whole process takes at most 5 s (median), and
-in float32 every reply is the peer's.
+and runs on one thread, as Luthier does by itself with a model as small as this. Both run in what the model was saved
+in (bfloat16); in float32 their replies are compared besides. Exit code 0: the whole process takes at most 5 s (median),
+and in float32 every reply is the peer's.
 """
 
 from __future__ import annotations
