@@ -9,8 +9,8 @@ and form: llama.cpp's greedy tokens behind 12 prompts beside transformers' of th
 llama.cpp) over all tokens of 8 rows beside the proof's KL(trained || file read by transformers), with keys and values
 in float32; and the largest difference of two logits. For each tokenizer: ids of TEXTS and what is special. Exit code
 1 where ids differ otherwise than the command says, a file of 32 bits gives another token, or llama.cpp is more than
-5 % and 1e-3 nats farther from the trained model than the proof. (Of 16 and fewer bits llama.cpp rounds what it multiplies, too:
-two likeliest tokens that are all but equal may change places, and all that follows is another text then.)
+5 % and 1e-3 nats farther from the trained model than the proof. (Of 16 and fewer bits llama.cpp rounds what it
+multiplies, too: two likeliest tokens that are all but equal may change places, and another text follows then.)
 """
 
 from __future__ import annotations
