@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from luthier.recipe import load_recipe
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from luthier.planning.counts import Counts
     from luthier.recipe import Recipe
 
 SHOWN = 3
@@ -31,20 +33,36 @@ def find_remedies(case: Case) -> tuple[Remedy, ...]:
     """
     none = Layers(of=case.counts.layers)
     before = speed_of(case, case.need(none), none).seconds
+    counted = Counted(case)
     found = []
     for keys in _ways(case.recipe):
-        remedy = _tried(case, keys, before)
+        remedy = _tried(case, keys, before, counted)
         if remedy is not None:
             found.append(remedy)
     return tuple(sorted(found, key=lambda remedy: (remedy.seconds, len(remedy.keys)))[:SHOWN])
 
 
-def _tried(case: Case, keys: dict[str, Any], before: float) -> Remedy | None:
+class Counted:
+    """Counts of changed recipes: each model with its method is counted once, however many ways have it."""
+
+    def __init__(self, case: Case) -> None:
+        self._dtype = case.dtype
+        self._known: dict[str, Counts] = {}
+
+    def of(self, recipe: Recipe) -> Counts:
+        """A recipe's counts."""
+        key = json.dumps([recipe.model.model_dump(mode="json"), recipe.method], default=str)
+        if key not in self._known:
+            self._known[key] = counts_of(recipe, self._dtype, None)
+        return self._known[key]
+
+
+def _tried(case: Case, keys: dict[str, Any], before: float, counted: Counted) -> Remedy | None:
     """What a change gives; None where the recipe refuses it, or it does not fit either."""
     tree = case.recipe.model_dump(mode="json")
     try:
         words = [f"{key}={value}" for key, value in keys.items()]
-        other = _changed(case, load_recipe(tree, words).recipe, keys)
+        other = _changed(case, load_recipe(tree, words).recipe, keys, counted)
         layers = other.layers()
     except LuthierError:
         return None  # it does not go with another key, or the method has no such one
@@ -59,11 +77,11 @@ def _tried(case: Case, keys: dict[str, Any], before: float) -> Remedy | None:
     )
 
 
-def _changed(case: Case, recipe: Recipe, keys: dict[str, Any]) -> Case:
+def _changed(case: Case, recipe: Recipe, keys: dict[str, Any], counted: Counted) -> Case:
     """The case of another recipe on the same rows."""
     counts, work, timed = case.counts, case.work, case.timed
     if any(key.startswith(("method", "model")) for key in keys):
-        counts = counts_of(recipe, case.dtype, None)
+        counts = counted.of(recipe)
         if timed is not None:
             changed = counts.rates.per_token / max(1.0, case.counts.rates.per_token)
             timed = replace(timed, passing=timed.passing * changed)
