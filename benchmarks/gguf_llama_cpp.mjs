@@ -28,7 +28,7 @@ async function answer(job) {
     for (const prompt of job.prompts) {
         await sequence.clearHistory();
         const reply = [];
-        for await (const token of sequence.evaluate(prompt, {temperature: 0})) {
+        for await (const token of sequence.evaluate(prompt, {temperature: 0, yieldEogToken: true})) {
             reply.push(token);
             if (reply.length >= job.new || model.isEogToken(token))
                 break;

@@ -145,10 +145,8 @@ def trained(scratch: Path, args: argparse.Namespace) -> list[Subject]:
         data = {"train": str(rows), "max_length": 256}
         runs["stories260K, LoRA"] = {"model": {"model_name_or_path": str(place)}, "data": data}
     found = []
-    for name, sections in runs.items():
-        if args.only not in name:
-            continue
-        folder = scratch / name.replace(", ", "-")
+    for name in filter(lambda name: args.only in name, runs):
+        folder, sections = scratch / name.replace(", ", "-"), runs[name]
         luthier.train({**common, **sections, "output_dir": str(folder)})
         found += [exported(name, folder, scratch, kind) for kind in FORMS]
     return found
@@ -158,9 +156,8 @@ def families(scratch: Path, args: argparse.Namespace) -> list[Subject]:
     """Random models of every kind that is written, with the built-in tokenizer."""
     words = AutoTokenizer.from_pretrained(locate("embedded"))
     found = []
-    for name, (kind, more) in FAMILIES.items():
-        if args.only not in name:
-            continue
+    for name in filter(lambda name: args.only in name, FAMILIES):
+        kind, more = FAMILIES[name]
         folder = random_model(scratch / name.replace(" ", "-"), words, kind, more)
         found += [exported(name, folder, scratch, kind) for kind in ("f32", "q8_0")]
     return found
@@ -199,14 +196,14 @@ def exported(name: str, source: Path, scratch: Path, kind: str, rows: int = len(
     output = scratch / f"{source.name}-{kind}"
     request = Request(source=source, output=output, texts=PROSE, bound=1.0, say=lambda _: None)
     done = form.write(request, form.Config(dtype=kind))
-    model, words = luthier.load(str(source))
+    model, words = luthier.load(str(source), "float32")
     model.set_attn_implementation("eager")
     parts = {
         "prompts": [words(text)["input_ids"] for text in PROMPTS] if rows else [],
         "rows": [words(text)["input_ids"][:96] for text in PROSE[:rows]],
     }
     file = next(output.glob("*.gguf"))
-    return Subject(name=name, kind=kind, file=file, tokenizer=words, model=model.float(), proof=done.proof, **parts)
+    return Subject(name=name, kind=kind, file=file, tokenizer=words, model=model, proof=done.proof, **parts)
 
 
 def ask(subjects: list[Subject], node: Path, scratch: Path) -> str:
@@ -223,10 +220,8 @@ def ask(subjects: list[Subject], node: Path, scratch: Path) -> str:
 
 def compare(subjects: list[Subject]) -> tuple[list[str], list[str]]:
     """A line for each file, and what must not be."""
-    lines, faults = [], []
-    lines.append(
-        f"{'model':24} {'form':5} {'same greedy tokens':>18} {'KL, proof':>10} {'KL, llama.cpp':>13} {'logits':>8}"
-    )
+    head = f"{'model':24} {'form':5} {'same greedy tokens':>18} {'KL, proof':>10} {'KL, llama.cpp':>13} {'logits':>8}"
+    lines, faults = [head], []
     for one in subjects:
         where = f"{one.name}, {one.kind}"
         if "error" in one.answer:

@@ -168,7 +168,7 @@ def close_run(work: Work, rows: Rows, summary: dict[str, Any]) -> RunResult:
     def save(writing: Path) -> None:
         work.trainable.save(writing)
         if purpose:
-            purpose.write(writing)
+            purpose.write(writing, model if work.trainable.folder == "model" else None)
         write_record(model, writing)
         save_words(rows.tokenizer, model, writing)
 

@@ -72,12 +72,9 @@ def main(  # noqa: PLR0913 - each is an option
     opened = open_bench(bench, output, items)
     if names[:1] == [ANSWERS]:
         how = {"seed": seed, "max_new_tokens": max_new_tokens, "batch_size": batch_size, "system": system}
-        opening = _here
-        if base_url is not None:
-            patient = {"parallel": parallel, "attempts": attempts}
-            place = {"base_url": base_url, "key_variable": key_variable, "timeout": timeout}
-            opening = partial(_there, place=place, patient=patient, words=parameter or [])
-        _answers(opened, names[1:], opening, how, again, as_json)
+        place = {"base_url": base_url, "key_variable": key_variable, "timeout": timeout}
+        there = partial(_there, place=place, patient=(parallel, attempts), words=parameter or [])
+        _answers(opened, names[1:], there if base_url else _here, how, again, as_json)
         return
     if model is None:
         raise UserError("luthier judge", "no judge", "--model NAME", "name the judge, such as --model gpt-4")
@@ -151,14 +148,14 @@ def _here(place: str) -> tuple[Generate, str]:
     return partial(generate, *load(place)), weights_of(place)
 
 
-def _there(model: str, *, place: dict[str, Any], patient: dict[str, Any], words: list[str]) -> tuple[Generate, str]:
+def _there(model: str, *, place: dict[str, Any], patient: tuple[int, int], words: list[str]) -> tuple[Generate, str]:
     """A model behind an endpoint."""
     from luthier.judge.client import Client
     from luthier.judge.queue import Patience
     from luthier.judge.students import student
 
     client = Client(model, **place, empty=True, role="model")
-    return student(client, Patience(**patient), _given(words)), f"endpoint: {model}"
+    return student(client, Patience(parallel=patient[0], attempts=patient[1]), _given(words)), f"endpoint: {model}"
 
 
 def _plan(

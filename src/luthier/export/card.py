@@ -99,8 +99,8 @@ def _training(origin: Origin) -> str:
     for kind in ("method", "objective"):
         given = getattr(origin.recipe, kind)
         own = entry_config(kind, given).model_dump(mode="json", exclude_none=True)
-        told = {key: _shared(value) for key, value in own.items() if value not in ({}, [], False)}
-        kept[kind] = {"name": given["name"], **told}
+        kept[kind] = {"name": given["name"]}
+        kept[kind] |= {key: _shared(value) for key, value in own.items() if value not in ({}, [], False)}
     rows = [f"{section}: {one_line(value)}" for section, value in sorted(kept.items())]
     summary = _read(origin, "summary.json")
     told = [f"{summary[key]:,} {key.replace('_', ' ')}" for key in ("steps", "scored_tokens") if key in summary]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from luthier.export.origin import Origin
     from luthier.recipe import Recipe
 
+TOO_OFTEN = 429  # the hub answers this question a few times a minute; it has nothing against the token
 LEFT_OUT = ("*_proof.json", "luthier.json")
 
 
@@ -62,6 +63,8 @@ def _check_token(where: str) -> None:
     try:
         about: dict[str, Any] = HfApi(endpoint=constants.ENDPOINT).whoami()
     except HfHubHTTPError as error:
+        if error.response.status_code == TOO_OFTEN:
+            return
         fix = "`hf auth login --force`, or another HF_TOKEN, or do not upload"
         raise UserError(where, f"the hub refuses the token ({_said(error)})", "one that may write", fix) from None
     except (HTTPError, OSError, ValueError) as error:

@@ -123,7 +123,7 @@ def merge_run(  # noqa: PLR0913 - each is an option
             trainable, bases = nearer_base(origin, dtype, comparison, say)
             model = trainable.model
         write_model(as_loaded(trainable.merge()), written, tokenizer, folder, max_shard_size)
-        copy_purpose(origin, folder)
+        library = copy_purpose(origin, folder, model)
         del model, trainable
         again = read_again(folder, written, task).to(device, computed)
         proof = comparison.prove(again, dtype=written, bound=bound)
@@ -131,7 +131,7 @@ def merge_run(  # noqa: PLR0913 - each is an option
         about = {"adapter": str(origin.adapter.resolve()), "base": origin.model.model_name_or_path, **bases}
         about |= proof.to_json()
         (folder / "merge_proof.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        write_card(folder, origin, f"a merged model in {short(written)}", proof)
+        write_card(folder, origin, f"a merged model in {short(written)}", proof, library)
     return Exported(folder=final, proof=proof)
 
 
@@ -233,10 +233,13 @@ def read_again(folder: Path, written: torch.dtype, task: Task) -> PreTrainedMode
     return model
 
 
-def copy_purpose(origin: Origin, folder: Path) -> None:
-    """What a result is for, beside its weights in another form."""
-    if purpose := read_purpose(origin.adapter):
-        purpose.write(folder)
+def copy_purpose(origin: Origin, folder: Path, model: PreTrainedModel) -> str:
+    """What a result is for, beside its weights in another form; and the library that reads it."""
+    purpose = read_purpose(origin.adapter)
+    if purpose is None:
+        return "transformers"
+    purpose.write(folder, model)
+    return "sentence-transformers" if purpose.task == "FEATURE_EXTRACTION" else "transformers"
 
 
 def short(dtype: torch.dtype) -> str:

@@ -108,7 +108,8 @@ def open_trained(request: Request, form: str) -> Trained:
     bases: dict[str, Any] = {}
     if trainable is None:
         measure_start(origin, comparison, model.dtype)
-        return Trained(origin=origin, model=model, tokenizer=tokenizer, written=written, comparison=comparison)
+        whole: Any = as_loaded(model)  # of codes what they stand for
+        return Trained(origin=origin, model=whole, tokenizer=tokenizer, written=written, comparison=comparison)
     with trainable.disabled():
         comparison.measure_base(model)
     if is_quantized(model):

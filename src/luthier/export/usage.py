@@ -35,7 +35,7 @@ def task_in(origin: Origin, folder: Path) -> Task | None:
     if origin.recipe is not None:
         return task_of(origin.recipe)
     if (told := origin.config.get("task_type")) in TASKS:
-        return told  # type: ignore[no-any-return]
+        return told
     if any(folder.glob("*.gguf")):
         return "CAUSAL_LM"
     if not (folder / "config.json").is_file():

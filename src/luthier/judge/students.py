@@ -39,8 +39,8 @@ def student(client: Client, patience: Patience, more: Mapping[str, Any] | None =
     ) -> list[str]:
         words = {"max_tokens": max_new_tokens, "temperature": temperature, "seed": seed, **(more or {})}
         parameters = {key: value for key, value in words.items() if value is not None}
-        parts = {"model": client.model, "parameters": parameters}
-        requests = [Request(messages=tuple(map(dict, talk)), **parts) for talk in talks]
+        asked = [tuple(map(dict, talk)) for talk in talks]
+        requests = [Request(model=client.model, messages=talk, parameters=parameters) for talk in asked]
         found = asyncio.run(Queue(client, patience, lambda *_: None).ask(requests))
         replies = [found[request.key] for request in requests]
         lost = [one for one in replies if isinstance(one, Failure)]

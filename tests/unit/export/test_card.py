@@ -20,11 +20,12 @@ SCORES = {"arithmetic": {"exact": {"value": 0.625, "stderr": 0.05, "items": 94}}
 HOSTILE = "a|b`c\n## d\u202e<img src=x>\udce9"
 
 
-def card_of(bench, base, rows, account=ACCOUNT, scores=SCORES) -> tuple[dict, str]:
+def card_of(bench, base, rows, account=ACCOUNT, scores=SCORES, title="run") -> tuple[dict, str]:
     run = bench.run(base, rows)
     (run / "ledger.json").write_text(json.dumps({"train": {"sources": [account]}}))
     summary = {"steps": 12, "scored_tokens": 3456, "trainable_parameters": 789, "evaluation": scores}
     (run / "summary.json").write_text(json.dumps(summary))
+    run = run.rename(run.with_name(title))
     text = (merge_run(run).folder / "README.md").read_text(encoding="utf-8")
     return parse(text.split("---\n")[1]), text
 
@@ -50,13 +51,17 @@ def test_hostile_names_stay_where_they_stand(bench, tiny_llama, alpaca_file):
     """Of a file, a suite and a reason: a table keeps its columns, a section its place, HTML its brackets as text."""
     reasons = {f"{HOSTILE} {n}": {"count": n, "rows": []} for n in range(1, 10)}
     account = ACCOUNT | {"source": f"/data/{HOSTILE}.jsonl", "refused": reasons}
-    _, text = card_of(bench, tiny_llama, alpaca_file, account, {HOSTILE: {HOSTILE: {"value": 1.0}}})
+    scores = {HOSTILE: {HOSTILE: {"value": 1.0}}}
+    _, text = card_of(bench, tiny_llama, alpaca_file, account, scores, "a`b\n# <i>")
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     columns = [len(re.findall(r"(?<!\\)\|", line)) for line in rows]
     assert columns == [10, 10, 6, 6]
     assert "6 for 3 other reasons |" in rows[1]
     heads = [line for line in text.splitlines() if line.startswith("#")]
-    assert heads == ["# run", *(f"## {head}" for head in ("Use", "Proof", "Training", "Data", "Scores", "Licences"))]
+    assert heads == [
+        r"# a\`b \# \<i\>",
+        *(f"## {head}" for head in ("Use", "Proof", "Training", "Data", "Scores", "Licences")),
+    ]
     assert "\u202e" not in text
     assert "<img" not in re.sub(r"`` .*? ``|``.*?``|\\<", "", text)
 

@@ -55,6 +55,9 @@ def test_names_that_are_none(online, name):
 
 def test_tokens_that_may_not_write(online, monkeypatch):
     hub.check_push("me/first", "--push-to")
+    online.refuses["whoami"] = (429, "slower")
+    hub.check_push("me/first", "--push-to")  # a study's runs ask one after another
+    online.refuses.clear()
     online.role = "read"
     with pytest.raises(UserError, match="a token of me that may only read"):
         hub.check_push("me/first", "--push-to")
