@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from luthier.core.errors import UserError
+from luthier.core.start import large_imports
 
 
 def main(  # noqa: PLR0913 - each is an option
@@ -55,7 +56,8 @@ def _suites(
     from luthier.evaluate import evaluate, load_suite
 
     suites = [load_suite(name, items) for name in suite]  # a wrong name answers before torch is imported
-    from luthier.run import load
+    with large_imports():
+        from luthier.run import load
 
     loaded, tokenizer = load(model)
     scores = {}
@@ -71,10 +73,11 @@ def _suites(
 
 
 def _tasks(model: str, data: list[str], items: int | None, output: Path | None, as_json: bool) -> dict[str, Any]:
-    from luthier.evaluate.samples import read_samples
-    from luthier.evaluate.trained import evaluate_task, open_reader
-    from luthier.recipe import source_of
-    from luthier.run import load
+    with large_imports():
+        from luthier.evaluate.samples import read_samples
+        from luthier.evaluate.trained import evaluate_task, open_reader
+        from luthier.recipe import source_of
+        from luthier.run import load
 
     sources = [source_of(word, "--data") for word in data]
     reader = open_reader(*load(model), Path(model))
