@@ -5,9 +5,10 @@
 
 The built-in model (3 M) and a random Llama of 110 M train some steps, each run in a process of its own on one thread.
 Memory is the process's resident set above what it was with everything imported and nothing loaded; time is the
-processor's, which other processes disturb little. Bytes are planned from the configuration alone (a run plans the same
-of the model that it has loaded; both are compared, and a difference is told); seconds by both. Cases that `--kept`
-has are not run again: their bytes are planned anew from what was counted, so a constant's effect on all is seen at once.
+processor's, which other processes disturb little. Bytes are planned from the configuration alone (a run plans the
+same of the model that it has loaded; both are compared, and a difference is told); seconds by both. Cases that `--kept`
+has are not run again: their bytes are planned anew from what was counted, so one sees at once what a constant does to
+all of them.
 """
 
 from __future__ import annotations

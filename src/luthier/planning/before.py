@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from luthier.core.errors import LuthierError, RecipeError
 from luthier.engine.precision import pick_device, pick_dtype
 from luthier.planning.calibrate import here
@@ -21,6 +19,8 @@ from luthier.planning.work import work_of
 from luthier.recipe.tasks import task_of
 
 if TYPE_CHECKING:
+    import torch
+
     from luthier.engine.rows import Rows
     from luthier.recipe import Recipe
 
