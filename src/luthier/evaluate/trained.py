@@ -13,6 +13,7 @@ from luthier.evaluate.exact import Item
 from luthier.evaluate.judged import TaskEvaluation
 from luthier.evaluate.reader import Reader
 from luthier.evaluate.samples import read_samples
+from luthier.evaluate.suite import SHIPPED
 from luthier.models.heads import task_of_model
 from luthier.models.purpose import guessed, read_purpose
 from luthier.recipe.schema import Source
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from luthier.core.tasks import Task
     from luthier.evaluate.judged import Prediction
     from luthier.evaluate.samples import Samples
 
@@ -71,22 +73,25 @@ class TaskSuite:
         return evaluate_task(open_reader(model, tokenizer, folder), self.samples)
 
 
-def load_task_suite(path: str, objective: str, limit: int | None = None) -> TaskSuite | None:
+def load_task_suite(path: str, objective: str, task: Task, limit: int | None = None) -> TaskSuite | None:
     """Read a file of rows that say what is right, for models that an objective trained.
 
     Args:
         path: A file as in `data.eval`.
         objective: Its name.
+        task: What they are for.
         limit: Only the first so many rows.
 
     Returns:
-        None where the objective's models write words, or value answers: they are asked a suite of questions.
+        None where the objective's models reply, or value answers: they are asked a suite of questions. So is an
+        encoder-decoder where a shipped suite is named; files of others hold sources and their targets.
 
     Raises:
         DataError: There is no such file, or its rows are of another kind.
     """
     kind = rows_of(objective)
-    if kind in ("plain", "judged"):
+    writes = task == "SEQ_2_SEQ_LM" and path not in SHIPPED
+    if kind == "judged" or (kind == "plain" and not writes):
         return None
     return TaskSuite(samples=read_samples(Source(path=path), kind, limit))
 

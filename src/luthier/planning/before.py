@@ -48,7 +48,7 @@ def refuse_before(recipe: Recipe, rows: Rows) -> None:
     case = _case(recipe, rows, device, free)
     if case is None:
         return
-    need = case.need(case.recomputed())
+    need = case.need(case.layers())
     if need.total + CONTEXT[device.type] > free:
         parts = {"weights": need.held, "gradients and optimiser": need.states, "activations": need.activations}
         parts |= {"the rest": need.total - sum(parts.values())}

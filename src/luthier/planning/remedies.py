@@ -11,6 +11,7 @@ from luthier.core.errors import LuthierError
 from luthier.planning.case import Case, counts_of, speed_of
 from luthier.planning.estimate import Remedy, batched
 from luthier.planning.free import size
+from luthier.planning.layers import Layers
 from luthier.recipe import load_recipe
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def find_remedies(case: Case) -> tuple[Remedy, ...]:
     Args:
         case: Which does not fit.
     """
-    before = speed_of(case, case.need(0), 0).seconds
+    none = Layers(of=case.counts.layers)
+    before = speed_of(case, case.need(none), none).seconds
     counted = Counted(case)
     found = []
     for keys in _ways(case.recipe):
@@ -69,13 +71,13 @@ def _tried(case: Case, keys: dict[str, Any], before: float, counted: Counted) ->
     try:
         words = [f"{key}={value}" for key, value in keys.items()]
         other = _changed(case, load_recipe(tree, words).recipe, keys, counted)
+        layers = other.layers()
     except LuthierError:
         return None  # it does not go with another key, or the method has no such one
-    recomputed = other.recomputed()
-    need = other.need(recomputed)
+    need = other.need(layers)
     if not other.fits(need):
         return None
-    seconds = speed_of(other, need, recomputed).seconds
+    seconds = speed_of(other, need, layers).seconds
     if keys.get("model.quantization") == "nf4":
         seconds *= _SLOWER_IN_FOUR_BITS
     return Remedy(
@@ -108,7 +110,7 @@ def _ways(recipe: Recipe) -> Iterator[dict[str, Any]]:
     train, method = recipe.train, recipe.method
     batches = list(_batches(train.per_device_train_batch_size, train.gradient_accumulation_steps))
     checkpointing: dict[str, Any] = {}
-    if train.gradient_checkpointing is False:
+    if train.gradient_checkpointing not in (True, "auto", "offload"):
         checkpointing = {"train.gradient_checkpointing": "auto"}
         yield checkpointing
     yield from batches

@@ -24,25 +24,28 @@ import yaml
 
 from luthier.core.errors import Interrupted, RecipeError, did_you_mean
 from luthier.evaluate.suite import load_suite
-from luthier.evaluate.trained import TaskSuite, load_task_suite
+from luthier.evaluate.trained import load_task_suite
+from luthier.recipe.tasks import task_of
 from luthier.study.conclude import sentence
 from luthier.study.design import design, difference_lines, resolve_start
 from luthier.study.lock import held
 from luthier.study.memory import quick_release
 from luthier.study.on_ray import Cluster, package
-from luthier.study.one import Work, before, told
+from luthier.study.one import Work, told
 from luthier.study.record import places_of
 from luthier.study.report import write_report
 from luthier.study.results import Run, StudyResult
 from luthier.study.schema import BASE, load_study
 from luthier.study.settle import settle
 from luthier.study.together import alone_lines, several, share_out
+from luthier.study.untrained import before, settle_base
 from luthier.study.workers import Workers, places
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from luthier.evaluate.suite import Suite
+    from luthier.evaluate.trained import TaskSuite
     from luthier.recipe import Recipe
     from luthier.study.design import Planned
     from luthier.study.schema import Study
@@ -86,12 +89,14 @@ def compare(
     suites = _suites(study, bases[0].recipe)
     if study.start is not None:
         bases.insert(0, resolve_start(study))
+    study, headless = settle_base(study, bases[-1].recipe, bases[0].recipe if study.start is not None else None)
     for note in (note for base in bases for note in base.notes):
         say(note)
     folder = _open_folder(study)
     with held(folder, say) as lock:
         again = partial(compare, overwrite=overwrite, say=say, callbacks=callbacks, on=on)
         plan = settle(study, again, overwrite=overwrite, say=say, callbacks=callbacks)
+        plan = replace(plan, notes=(*headless, *plan.notes))
         for line in (*difference_lines(plan), *plan.notes):
             say(line)
         work = Work(
@@ -139,9 +144,6 @@ def _suites(study: Study, recipe: Recipe) -> tuple[Suite | TaskSuite, ...]:
     suites = tuple(_suite(name, study, recipe) for name in study.evaluate)
     if len({suite.name for suite in suites}) < len(suites):
         raise RecipeError("study evaluate", f"received {list(study.evaluate)}", "suites with names of their own")
-    if study.include_base and isinstance(suites[0], TaskSuite):
-        received = f"true, for objective {recipe.objective['name']}: before training a model has no head to be judged"
-        raise RecipeError("study include_base", received, "false", "write include_base: false")
     if study.tune:
         chooser = _suite(study.tune.on, study, recipe)
         if twin := next((suite.name for suite in suites if suite.digest == chooser.digest), None):
@@ -152,7 +154,8 @@ def _suites(study: Study, recipe: Recipe) -> tuple[Suite | TaskSuite, ...]:
 
 
 def _suite(name: str, study: Study, recipe: Recipe) -> Suite | TaskSuite:
-    return load_task_suite(name, recipe.objective["name"], study.items) or load_suite(name, study.items)
+    rows = load_task_suite(name, recipe.objective["name"], task_of(recipe), study.items)
+    return rows or load_suite(name, study.items)
 
 
 def _all(work: Work, workers: Workers | Cluster | None, runs: list[Run], say: Callable[[str], None]) -> None:

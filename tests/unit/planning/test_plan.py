@@ -74,7 +74,7 @@ def test_full_fine_tuning_of_8b(eight, alpaca_file, tmp_path):
 
 def test_lora_of_8b_fits_and_checkpointing_follows_the_memory(eight, alpaca_file, tmp_path):
     given = recipe(eight, alpaca_file, tmp_path, data={"max_length": 4096})
-    assert luthier.plan(given, on="H100").recomputed == 0
+    assert luthier.plan(given, on="H100").layers.again == 0
     small = luthier.plan(given, on="L4")
     assert small.fits
     assert small.largest_batch >= 2
@@ -145,6 +145,8 @@ def test_a_run_ends_with_its_plan(tiny_llama, alpaca_file, tmp_path):
     told = summary["plan"]
     assert told["peak_memory_bytes"] == max(told["memory"]["phases"].values())
     assert told["seconds"] > 0
+    every = {"layers": 2, "kept": 2, "recomputed": 0, "offloaded": 0, "places": [], "why": "auto: it fits as it is"}
+    assert told["activations"] == every
     assert told["measured"]["seconds"] == summary["seconds"]
     assert set(summary["memory"]) == {"load", "step", "save"}
     assert any(line.startswith("memory: ") and "planned" in line for line in said)
