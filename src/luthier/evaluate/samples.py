@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,21 +49,21 @@ class Samples:
         name: Of the file, without its ending.
         every: In the file's order.
         refused: What was wrong with others -> how many.
-        digest: Short hash of the file and the number of rows: results of other content are not comparable.
+        left: Whether rows were left out because so few were wanted.
     """
 
     name: str
     every: tuple[Sample, ...]
     refused: Counter[str] = field(default_factory=Counter)
-    digest: str = ""
+    left: bool = False
 
 
-def read_samples(source: Source, kind: RowKind, limit: int | None = None) -> Samples:
+def read_samples(source: Source, kind: RowKind | None, limit: int | None = None) -> Samples:
     """Read rows that say what is right.
 
     Args:
         source: A file, as in `data.eval`.
-        kind: Which rows the model was trained on.
+        kind: Which rows the model was trained on; None: what their columns say.
         limit: Only the first so many.
 
     Raises:
@@ -73,9 +72,11 @@ def read_samples(source: Source, kind: RowKind, limit: int | None = None) -> Sam
     opening = open_source(source, "eval", kind, lambda _: None)
     refused: Counter[str] = Counter()
     every: list[Sample] = []
+    left = False
     for part in opening.parts:
         for number, row in part.rows():
             if limit is not None and len(every) >= limit:
+                left = True
                 break
             try:
                 if isinstance(row, RowFault):
@@ -90,11 +91,8 @@ def read_samples(source: Source, kind: RowKind, limit: int | None = None) -> Sam
     if not every:
         received = f"no row can be used ({', '.join(refused) or 'it has none'})"
         raise DataError(source.path, received, "rows as the model was trained on")
-    content = hashlib.sha256("".join(part.digest() for part in opening.parts).encode()).hexdigest()[:12]
-    name, digest = Path(source.path.replace(":", "-")).stem, content
-    if limit is not None and limit <= len(every):
-        name, digest = f"{name}-first-{limit}", f"{content}:{limit}"
-    return Samples(name=name, every=tuple(every), refused=refused, digest=digest)
+    name = Path(source.path.replace(":", "-")).stem
+    return Samples(name=name, every=tuple(every), refused=refused, left=left)
 
 
 def _references(reading: Reading, row: Mapping[str, Any], example: AnyExample) -> tuple[str, ...]:

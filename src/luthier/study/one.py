@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from luthier.evaluate.suite import Suite
-    from luthier.evaluate.trained import TaskSuite
     from luthier.recipe import Model, Recipe
     from luthier.run import RunResult
     from luthier.study.design import Design, Planned
@@ -46,7 +45,7 @@ class Work:
     """
 
     design: Design
-    suites: tuple[Suite | TaskSuite, ...]
+    suites: tuple[Suite, ...]
     folder: Path
     overwrite: bool
     say: Callable[[str], None]

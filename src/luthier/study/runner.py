@@ -24,7 +24,7 @@ import yaml
 
 from luthier.core.errors import Interrupted, RecipeError, did_you_mean
 from luthier.evaluate.suite import load_suite
-from luthier.evaluate.trained import TaskSuite, load_task_suite
+from luthier.recipe.tasks import rows_of
 from luthier.study.conclude import sentence
 from luthier.study.design import design, difference_lines, resolve_start
 from luthier.study.lock import held
@@ -42,6 +42,7 @@ from luthier.study.workers import Workers, places
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from luthier.evaluate.named import Given
     from luthier.evaluate.suite import Suite
     from luthier.recipe import Recipe
     from luthier.study.design import Planned
@@ -134,25 +135,27 @@ def _run(work: Work, say: Callable[[str], None], lock: int | None, on: str) -> S
     return result
 
 
-def _suites(study: Study, recipe: Recipe) -> tuple[Suite | TaskSuite, ...]:
+def _suites(study: Study, recipe: Recipe) -> tuple[Suite, ...]:
     """What every model is asked: questions, or, of a task with labels, answers or vectors, rows of that task."""
-    suites = tuple(_suite(name, study, recipe) for name in study.evaluate)
+    suites = tuple(_suite(given, study, recipe) for given in study.evaluate)
     if len({suite.name for suite in suites}) < len(suites):
-        raise RecipeError("study evaluate", f"received {list(study.evaluate)}", "suites with names of their own")
-    if study.include_base and isinstance(suites[0], TaskSuite):
+        raise RecipeError(
+            "study evaluate", f"received {[suite.name for suite in suites]}", "suites with names of their own"
+        )
+    if study.include_base and rows_of(recipe.objective["name"]) not in ("plain", "judged"):
         received = f"true, for objective {recipe.objective['name']}: before training a model has no head to be judged"
         raise RecipeError("study include_base", received, "false", "write include_base: false")
     if study.tune:
         chooser = _suite(study.tune.on, study, recipe)
         if twin := next((suite.name for suite in suites if suite.digest == chooser.digest), None):
-            received = f"{study.tune.on!r} holds the same items as {twin!r}, which is in evaluate"
+            received = f"{chooser.name!r} holds the same items as {twin!r}, which is in evaluate"
             allowed = "a suite of its own: a score on the items that chose it flatters"
             raise RecipeError("study tune.on", received, allowed, "give another one")
     return suites
 
 
-def _suite(name: str, study: Study, recipe: Recipe) -> Suite | TaskSuite:
-    return load_task_suite(name, recipe.objective["name"], study.items) or load_suite(name, study.items)
+def _suite(given: Given, study: Study, recipe: Recipe) -> Suite:
+    return load_suite(given, study.items, rows=rows_of(recipe.objective["name"]), rising=True)
 
 
 def _all(work: Work, workers: Workers | Cluster | None, runs: list[Run], say: Callable[[str], None]) -> None:
@@ -192,7 +195,7 @@ def _silent(_: str) -> None:
 
 def _result(work: Work, runs: list[Run]) -> StudyResult:
     sizes = {suite.name: len(suite.items) for suite in work.suites}
-    items = {suite.name: suite.items for suite in work.suites}
+    items = {suite.name: suite.compared for suite in work.suites}
     return StudyResult(folder=work.folder, design=work.design, runs=tuple(runs), suites=sizes, items=items)
 
 
