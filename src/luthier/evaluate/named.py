@@ -5,6 +5,7 @@
     questions.jsonl                          rows of questions with answers: the kind `exact_match`
     suites/arc_easy.yaml                     {kind: multiple_choice, data: ..., ...}
     {gsm8k: test.jsonl, num_fewshot: 8}      the same on one line; the first key names the kind
+    {suite: mine.yaml, data: rows.jsonl}     a file with other values for some keys
 
 Files of rows are looked for in the current folder, then beside the YAML file that names them.
 """
@@ -73,22 +74,29 @@ def named(given: Given, kind: str = ROWS) -> Named:
         >>> named("embedded").keys, named({"perplexity": "book.txt"}).name
         ({'data': 'embedded:test'}, 'book-perplexity')
     """
+    if isinstance(given, str) and given.lstrip().startswith("{"):
+        given = _inline(given)
     if isinstance(given, dict):
-        return _mapping(given, "suite")
-    if given.lstrip().startswith("{"):
-        return _mapping(_inline(given), "suite")
+        return _file(given["suite"], given) if "suite" in given else _mapping(given, "suite")
     if given in SHIPPED:
         return Named(name=given, kind=ROWS, keys={"data": f"{PREFIX}{SHIPPED[given]}"}, where=f"suite {given}")
     path = Path(given).expanduser()
     if path.suffix.lower() in YAML:
-        if not path.is_file():
-            raise DataError(f"suite {given}", "no such file", did_you_mean(given, SHIPPED), "check the path")
-        found = _mapping(read_yaml(path), str(path))
-        name = found.keys.get("name") or path.stem
-        return Named(name=name, kind=found.kind, keys=found.keys, where=str(path), folder=path.parent)
+        return _file(given, {})
     if kind == ROWS and not given.startswith(PREFIX) and not path.exists():
         raise DataError(f"suite {given}", "no such file", did_you_mean(given, SHIPPED))
     return Named(name=_stem(given), kind=kind, keys={"data": given}, where=f"suite {given}")
+
+
+def _file(place: Any, changed: Mapping[str, Any]) -> Named:
+    """A YAML file, with some of its keys changed."""
+    path = Path(str(place)).expanduser()
+    if path.suffix.lower() not in YAML or not path.is_file():
+        raise DataError(f"suite {place}", "no such file", "a YAML file", did_you_mean(str(place), SHIPPED))
+    tree = read_yaml(path) | {key: value for key, value in changed.items() if key != "suite"}
+    found = _mapping(tree, str(path))
+    name = found.keys.get("name") or path.stem
+    return Named(name=name, kind=found.kind, keys=found.keys, where=str(path), folder=path.parent)
 
 
 def name_of(given: Given) -> str:
