@@ -98,13 +98,15 @@ def test_compare_runs_a_study_file(tmp_path, tiny_llama, alpaca_file, inside):
             "train": {"max_steps": 3, "per_device_train_batch_size": 1},
         },
         "variants": {"r4": {"method.r": 4}, "r8": {"method.r": 8}},
-        "evaluate": "mine.jsonl",
+        "evaluate": ["mine.jsonl", {"perplexity": {"path": str(alpaca_file), "max_rows": 3}, "name": "answers"}],
         "output_dir": "out",
     }
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
     tree = json.loads(luthier("compare", "study.yaml", "seeds=[3]", "--json", cwd=tmp_path).stdout)
     assert [(run["variant"], run["seed"]) for run in tree["runs"]] == [("base", None), ("r4", 3), ("r8", 3)]
     assert (tmp_path / "out" / "picture.svg").is_file()
+    told = [run["evaluation"]["answers"] for run in tree["runs"]]
+    assert [(one["metric"], one["items"]) for one in told] == [("token_probability", 3)] * 3  # more is better
     wrong = inside("compare", "study.yaml", "varaints.r4=1", cwd=tmp_path, code=2)
     assert "did you mean 'variants'" in wrong.err
     run = inside("evaluate", "out/runs/r4/seed-3", "--suite", "mine.jsonl", "--output", "said", "--json", cwd=tmp_path)

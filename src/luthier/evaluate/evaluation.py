@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +117,12 @@ def places_by_category(items: Sequence[Item]) -> dict[str, list[int]]:
 
 def _estimate(judged: Judged, groups: np.ndarray | None) -> Estimate:
     known = metric_of(judged.metric)
+    if known.is_log and 0.0 < judged.value < math.inf:
+        # Shares of exp(x) are shares of x to first order: x + (share - exp(x)) / exp(x).
+        logs = math.log(judged.value) + (judged.values - judged.value) / judged.value
+        found = bootstrap([logs[None, :]], groups)[0]
+        ends = {"low": math.exp(found.low), "high": math.exp(found.high)}
+        return replace(found, value=judged.value, stderr=judged.value * found.stderr, **ends)
     inside = known.low <= judged.value <= known.high  # one of another program may have another scale
     limits = (known.low, known.high) if inside else (-math.inf, math.inf)
     return bootstrap([judged.values[None, :]], groups, limits=limits)[0]

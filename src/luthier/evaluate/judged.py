@@ -24,28 +24,33 @@ class Metric:
         high: Its greatest.
         is_mean: It is the mean of its items' values; else items have shares of it (`shares`), and a category's mean of
             shares is not the metric of that category.
+        is_log: It is exp of something that is nearly normal: its interval is made on that scale, and is not symmetric.
         rising: Of a metric that falls as models get better, the one that says the same and rises: studies use it.
     """
 
     low: float = 0.0
     high: float = 1.0
     is_mean: bool = True
+    is_log: bool = False
     rising: str = ""
 
 
-_SHARE = Metric(is_mean=False)
+def _perplexity(rising: str) -> Metric:
+    return Metric(low=1.0, high=math.inf, is_mean=False, is_log=True, rising=rising)
+
+
 METRICS: dict[str, Metric] = {
     "spearman": Metric(low=-1.0, is_mean=False),
     "pearson": Metric(low=-1.0, is_mean=False),
     "bleu": Metric(high=100.0, is_mean=False),
-    "perplexity": Metric(low=1.0, high=math.inf, is_mean=False, rising="token_probability"),
-    "word_perplexity": Metric(low=1.0, high=math.inf, is_mean=False, rising="word_probability"),
-    "byte_perplexity": Metric(low=1.0, high=math.inf, is_mean=False, rising="byte_probability"),
+    "perplexity": _perplexity("token_probability"),
+    "word_perplexity": _perplexity("word_probability"),
+    "byte_perplexity": _perplexity("byte_probability"),
     "bits_per_byte": Metric(high=math.inf, is_mean=False, rising="byte_probability"),
-    "token_probability": _SHARE,
-    "word_probability": _SHARE,
-    "byte_probability": _SHARE,
-    "f1_macro": _SHARE,
+    "token_probability": Metric(is_mean=False, is_log=True),
+    "word_probability": Metric(is_mean=False, is_log=True),
+    "byte_probability": Metric(is_mean=False, is_log=True),
+    "f1_macro": Metric(is_mean=False),
 }
 
 

@@ -73,10 +73,11 @@ def read_samples(source: Source, kind: RowKind | None, limit: int | None = None)
     refused: Counter[str] = Counter()
     every: list[Sample] = []
     left = False
+    most = min((count for count in (limit, source.max_rows) if count is not None), default=None)
     for part in opening.parts:
         for number, row in part.rows():
-            if limit is not None and len(every) >= limit:
-                left = True
+            if most is not None and len(every) >= most:
+                left = most == limit
                 break
             try:
                 if isinstance(row, RowFault):

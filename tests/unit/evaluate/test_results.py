@@ -76,6 +76,16 @@ def test_other_items_are_not_compared(changed):
         against(results)
 
 
+def test_the_interval_of_a_perplexity_is_made_of_its_logarithm():
+    logs = np.random.default_rng(1).normal(3.0, 1.0, 200)
+    shares = np.exp(3.0) * (1 + logs - logs.mean())  # of exp(mean) to first order
+    found = evaluation(shares, metric="perplexity")
+    low, high = (found.to_json()[name] for name in ("low", "high"))
+    reach = 1.97 * logs.std(ddof=1) / 200**0.5
+    assert np.log([low, high]) == pytest.approx([3.0 - reach, 3.0 + reach], abs=0.01)
+    assert found.to_json()["stderr"] == pytest.approx(np.exp(3.0) * logs.std(ddof=1) / 200**0.5)
+
+
 def test_what_metrics_can_be():
     assert (metric_of("bleu").high, metric_of("spearman").low, metric_of("anything").is_mean) == (100.0, -1.0, True)
     assert metric_of(metric_of("bits_per_byte").rising).high == 1.0
