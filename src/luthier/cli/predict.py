@@ -42,7 +42,7 @@ def main(
 
     reader = open_reader(*load(model), Path(model))
     samples = typed_samples(texts, context, reader.kind) if file is None else bare_samples(str(file), reader.kind)
-    found = predict(reader, samples)
+    found = predict(reader, samples.every)
     if output is not None:
         _write(output, found)
     if as_json:

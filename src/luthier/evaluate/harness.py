@@ -80,7 +80,7 @@ def harness_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, se
     """
     from lm_eval.api.model import LM
 
-    class Ours(LM):  # type: ignore[misc]  # the package is not there where types are checked
+    class Ours(LM):
         """Answers requests on forests."""
 
         @property

@@ -100,11 +100,9 @@ def examples(keys: PromptKeys, where: str, answer: Callable[[Row], tuple[str, st
 
 def turns(prompt: str, shots: Sequence[tuple[str, str]]) -> tuple[Message, ...]:
     """Examples as earlier turns, then the question."""
-    earlier = [
-        Message(role=role, content=text)
-        for shot in shots
-        for role, text in zip(("user", "assistant"), shot, strict=True)
-    ]
+    earlier: list[Message] = []
+    for question, answer in shots:
+        earlier += [Message(role="user", content=question), Message(role="assistant", content=answer)]
     return (*earlier, Message(role="user", content=prompt))
 
 

@@ -178,6 +178,11 @@ def evaluate(
         system: System prompt of items that have none (the recipe's `data.system`).
         folder: What was loaded, of a model that was trained for a task.
     """
-    given = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "system": system, "folder": folder}
+    given: dict[str, Any] = {
+        "batch_size": batch_size,
+        "max_new_tokens": max_new_tokens,
+        "system": system,
+        "folder": folder,
+    }
     setting = Setting(**{name: value for name, value in given.items() if value is not None})
     return suite.evaluate(model, tokenizer, setting)

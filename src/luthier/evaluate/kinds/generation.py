@@ -121,5 +121,5 @@ def judge(keys: Config, items: Sequence[WrittenItem], said: Said) -> Judged:
         return Judged(metric=keys.metric, metrics=metrics, values=means[keys.metric])
     sums = np.array(counts(texts, right))
     metrics["bleu"] = bleu_of(sums.sum(axis=0))
-    values = of_counts(sums, bleu_of) if keys.metric == "bleu" else means[keys.metric]
+    values = of_counts(sums, lambda some: bleu_of(some.tolist())) if keys.metric == "bleu" else means[keys.metric]
     return Judged(metric=keys.metric, metrics=metrics, values=values)
