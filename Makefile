@@ -44,8 +44,8 @@ fix: setup  ## Put form and style right
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.bench  ## Measure Luthier beside TRL and PEFT: SFT, then DPO (an hour; ARGS='--rounds 1' is a look)
-	@status=0; for what in run dpo; do $(BIN)/python benchmarks/$$what.py $(ARGS) || status=1; done; exit $$status
+bench: $(VENV)/.bench  ## Measure Luthier beside TRL, PEFT and Trainer: SFT, DPO, encoders, QLoRA (two hours; ARGS='--rounds 1' is a look)
+	@status=0; for what in run dpo encoder qlora; do $(BIN)/python benchmarks/$$what.py $(ARGS) || status=1; done; exit $$status
 
 embedded: setup  ## Make the embedded model anew (its data, tokenizer and weights)
 	$(BIN)/python embedded/make.py $(ARGS)

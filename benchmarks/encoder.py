@@ -58,7 +58,9 @@ def main() -> int:
         for name in SIDES
         if name != OURS
     }
-    told = {"shape": args.shape, "dtype": args.dtype, "method": args.method, "batch_size": args.batch_size}
+    told = {"model": args.model.name if args.model else f"random, {args.shape}"}
+    told |= {"rows": args.rows.name if args.rows else "shipped"}
+    told |= {"dtype": args.dtype, "method": args.method, "batch_size": args.batch_size}
     report = {**told, "rounds": rounds, "ratios": ratios, "loss_difference": difference, "machine": machine()}
     report["date"] = time.strftime("%Y-%m-%d")
     args.output.parent.mkdir(parents=True, exist_ok=True)

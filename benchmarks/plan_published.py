@@ -22,6 +22,7 @@ from typing import Any
 from transformers import AutoTokenizer, LlamaConfig, MistralConfig
 
 from luthier.planning.case import Case, counts_of
+from luthier.planning.layers import Layers
 from luthier.planning.machines import named
 from luthier.planning.speed import counted_speed
 from luthier.planning.work import Work
@@ -85,8 +86,8 @@ def work_of(rows: int, tokens: float, scored: float, batch: int, micro: int) -> 
 
 def seconds_of(case: Case, *, recomputed: bool, forwards: int = 0) -> float:
     """Of the epoch, with so many passes of a reference besides; ZeRO-3's own traffic is left out."""
-    layers = case.counts.layers if recomputed else 0
-    found = counted_speed(case.counts, case.work, case.need(layers), case.machine, case.dtype, recomputed=layers)
+    layers = Layers(of=case.counts.layers, recomputed=case.counts.layers if recomputed else 0)
+    found = counted_speed(case.counts, case.work, case.need(layers), case.machine, case.dtype, layers)
     ahead = 2.0 * case.counts.parameters * case.work.all_tokens * forwards
     return found.seconds + ahead / (case.machine.count * case.machine.peak("bfloat16") * case.machine.utilisation)
 

@@ -168,7 +168,7 @@ def close_run(work: Work, rows: Rows, summary: dict[str, Any]) -> RunResult:
     def save(writing: Path) -> None:
         work.trainable.save(writing)
         if purpose:
-            purpose.write(writing)
+            purpose.write(writing, model if work.trainable.folder == "model" else None)
         write_record(model, writing)
         save_words(rows.tokenizer, model, writing)
 
@@ -176,7 +176,7 @@ def close_run(work: Work, rows: Rows, summary: dict[str, Any]) -> RunResult:
         summary["reference_cpu_seconds"] = work.asked_cpu_seconds
     run_folder.finish(work.folder, work.trainable.folder, save, summary, work.ranks)
     if work.ranks.first:
-        push_run(work.recipe, work.folder, work.say)
+        push_run(work.recipe, work.folder, work.trainable, work.say)
     parts = {"model": model, "tokenizer": rows.tokenizer, "trainable": work.trainable}
     return RunResult(folder=work.folder, summary=summary, **parts)
 

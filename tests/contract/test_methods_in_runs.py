@@ -18,9 +18,9 @@ from luthier.core.trainable import Trainable
 from luthier.export.adapter import load_adapter
 from luthier.export.merge import merge_run
 from luthier.models import scored_logprobs, serving
-from luthier.models.backbone import recompute_layers
 from luthier.models.generate import generate
 from luthier.models.heads import HEADS
+from luthier.models.recomputing import recompute_layers
 from luthier.models.values import segment_values
 
 each = pytest.mark.parametrize("name", KINDS)

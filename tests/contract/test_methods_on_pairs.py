@@ -14,7 +14,7 @@ from luthier.core.errors import LuthierError, RecipeError
 from luthier.export.adapter import load_adapter
 from luthier.kernels.forest import plant
 from luthier.models import outputs
-from luthier.models.backbone import recompute_layers
+from luthier.models.recomputing import recompute_layers
 
 if TYPE_CHECKING:
     from pathlib import Path

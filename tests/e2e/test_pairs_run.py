@@ -158,3 +158,14 @@ def test_real_rows_run(base: Path, tmp_path: Path) -> None:
     result = train(recipe(base, SCITLDR, tmp_path / "run", data=data))
     assert result.summary["steps"] == 4
     assert metrics(tmp_path / "run")[-1].keys() >= {"loss", "tokens"}
+
+
+def test_variants_are_scored_by_what_they_write(base: Path, tmp_path: Path) -> None:
+    rows = str(write(tmp_path / "rows.jsonl", rows_of(12)))
+    one = recipe(base, Path(rows), tmp_path / "unused", train={"max_steps": 1})
+    study = {"base": {key: one[key] for key in ("model", "data", "train")}, "evaluate": rows}
+    result = luthier.compare(study | {"variants": {"r4": {"method.r": 4}}, "output_dir": str(tmp_path / "study")})
+    assert result.variants == ["base", "r4"]
+    found = {run.variant: run.summary["evaluation"]["rows"] for run in result.runs}
+    assert {one["metric"] for one in found.values()} == {"rouge_l"}
+    assert result.score("base").value == pytest.approx(found["base"]["value"], abs=1e-9)

@@ -13,6 +13,9 @@ from tests.runs import Command, bits, metrics, stop_before
 
 import luthier
 from luthier.core.errors import RecipeError
+from luthier.evaluate.samples import typed_samples
+from luthier.evaluate.trained import open_reader, predict
+from luthier.export.merge import merge_run
 
 pytestmark = pytest.mark.e2e
 COLOURS = ["red", "green", "blue"]
@@ -110,10 +113,15 @@ def test_from_rows_to_predictions(task, recipe, tmp_path, capsys):
     assert np.mean(shares) == pytest.approx(found["value"], abs=1e-9)
     assert found["low"] <= found["value"] <= found["high"]
 
-    predicted = command("predict", result.folder, file, "--json")
+    gap = tmp_path / "gap.jsonl"
+    gap.write_text(f"{{}}\n{Path(file).read_text(encoding='utf-8')}", encoding="utf-8")
+    predicted = command("predict", result.folder, gap, "--json")
     assert predicted.code == 0, predicted.err
+    assert sum(json.loads(predicted.out)["refused"].values()) == 1
+    assert "gap.jsonl:1" in predicted.err
     told = json.loads(predicted.out)["predictions"]
     assert len(told) == len(rows())
+    assert told[0]["row"].endswith("gap.jsonl:2")
     _check(task, told[0])
 
 
@@ -153,6 +161,29 @@ def test_a_whole_model_is_transformers_own(task, recipe, capsys, tmp_path):
     told = Command(capsys)("predict", result.folder / "model", "a cat is red", "the dog is blue", "--json")
     assert told.code == 0, told.err
     assert {row["label"] for row in json.loads(told.out)["predictions"]} <= set(COLOURS)
+
+
+@pytest.mark.parametrize("task", ["FEATURE_EXTRACTION"])
+def test_a_merged_model_of_vectors(task, recipe):
+    """It says how it pools, to us and to sentence-transformers."""
+    recipe["objective"] = {"name": "contrastive", "pooling": "last"}
+    run = luthier.train(recipe | {"train": recipe["train"] | {"max_steps": 2}}).folder
+    merged = merge_run(run, dtype="float32").folder
+    texts, found = ["a cat is red", "the dog is blue at home"], []
+    assert (merged / "luthier_task.json").is_file()
+    for folder in (run, merged, merged):
+        reader = open_reader(*luthier.load(folder, "float32"), folder)
+        (row,) = predict(reader, typed_samples(texts, None, "texts"))
+        found.append(np.array(row["vectors"]))
+        if folder == merged:  # and once more, by the package's files alone
+            (merged / "luthier_task.json").unlink(missing_ok=True)
+    assert found[2] == pytest.approx(found[1], abs=1e-7)
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
+    assert "library_name: sentence-transformers" in (merged / "README.md").read_text(encoding="utf-8")
+    package = pytest.importorskip("sentence_transformers")
+    model = package.SentenceTransformer(str(merged), device="cpu")
+    assert model.encode(texts) == pytest.approx(found[0], abs=1e-5)
+    assert model.max_seq_length == 64
 
 
 @pytest.mark.parametrize("task", ["SEQ_CLS"])

@@ -24,7 +24,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kill_study.py"
 @pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_kills_at_random_instants(tiny_llama, alpaca_file, jobs):
-    words = ["--model", tiny_llama, "--rows", alpaca_file, "--variants", 4, "--seeds", 2, "--kills", 4, "--jobs", jobs]
+    words = ["--model", tiny_llama, "--rows", alpaca_file, "--variants", 4, "--seeds", 2, "--kills", 2, "--jobs", jobs]
     done = subprocess.run(
         [sys.executable, SCRIPT, *map(str, words)], capture_output=True, text=True, timeout=300, check=False
     )

@@ -14,7 +14,7 @@ from luthier.core.types import Segment, Tree
 from luthier.engine.step import accumulate
 from luthier.methods import full, lora
 from luthier.models import load_model
-from luthier.models.backbone import recompute_layers
+from luthier.models.recomputing import recompute_layers
 from luthier.objectives import sft
 from luthier.recipe import Model
 

@@ -16,9 +16,10 @@ from luthier.core.errors import ModelError
 from luthier.kernels.forest import Forest
 from luthier.models import load_model, scored_logprobs, serving
 from luthier.models.alone import separate_logprobs
-from luthier.models.backbone import own_attention, recompute_layers
+from luthier.models.backbone import own_attention
 from luthier.models.planted import NAME
 from luthier.models.probe import forest_error, leak_size, probe_forest, prove_forest
+from luthier.models.recomputing import recompute_layers
 from luthier.recipe import Model
 
 pytestmark = [

@@ -17,6 +17,7 @@ from luthier.engine.precision import pick_device
 from luthier.models import load_tokenizer
 from luthier.models.anatomy import dissect
 from luthier.models.load import bf16_is_fast, load_config
+from luthier.models.source_target import writes_from_source
 from luthier.planning.activations import saved_by_formula
 from luthier.planning.free import free_bytes
 from luthier.planning.shadow import saved_bytes
@@ -78,11 +79,17 @@ def look_at_model(model: Model, machine: MachineFacts) -> ModelFacts:
     """Read a model's configuration, and count its activations in two of its layers.
 
     Raises:
-        ModelError: There is no such model, it is no causal language model, or nothing in it can be adapted.
+        ModelError: There is no such model, it is an encoder-decoder, or nothing in it can be adapted.
     """
     name, revision, code = model.model_name_or_path, model.model_revision, model.trust_remote_code
-    anatomy = dissect(name, 1, revision, code)
     config = load_config(name, revision, code, weights=False)
+    if writes_from_source(config):
+        received = (
+            f"{config.model_type}, an encoder-decoder: nothing that was published or measured here is about these"
+        )
+        fix = "start from recipes/seq2seq.yaml; `luthier plan` tells what fits"
+        raise ModelError(f"advise {name}", received, "a model that reads and writes one text, or an encoder", fix)
+    anatomy = dissect(name, 1, revision, code)
     choice = next((one for one in anatomy.choices if one.target_modules == "all-linear"), None)
     if choice is None:
         allowed = "a model of linear layers; `luthier inspect` shows what it is made of"

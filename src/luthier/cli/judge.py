@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Let a language model judge answers to MT-bench or BELLE, and show the tables.
 
-`luthier judge answers RUN ... --bench DIR` writes model_answer/NAME.jsonl (NAME=RUN gives a name);
+`luthier judge answers RUN ... --bench DIR` writes model_answer/NAME.jsonl (NAME=RUN gives a name; with --base-url the
+models of an endpoint answer);
 `luthier judge NAME ... --bench DIR --model gpt-4` judges them over OpenAI's protocol, key in OPENAI_API_KEY;
 `luthier judge --table DIR` shows what judges said. --bench embedded ships. Judging goes on where it was stopped.
 """
@@ -19,6 +20,9 @@ import typer
 from luthier.core.errors import RunFailed, UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from luthier.judge.answers import Generate
     from luthier.judge.bench import Bench
     from luthier.judge.cost import Prices
     from luthier.judge.judging import Outcome, Plan
@@ -39,9 +43,7 @@ def main(  # noqa: PLR0913 - each is an option
     items: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions.")] = None,
     base_url: Annotated[str | None, typer.Option(help="Endpoint, such as http://localhost:8000/v1.")] = None,
     key_variable: Annotated[str, typer.Option(help="Environment variable of the key.")] = "OPENAI_API_KEY",
-    parameter: Annotated[
-        list[str] | None, typer.Option(help="KEY=JSON of the judge's requests; null takes one out.")
-    ] = None,
+    parameter: Annotated[list[str] | None, typer.Option(help="KEY=JSON of the requests; null takes one out.")] = None,
     parallel: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 16,
     attempts: Annotated[int, typer.Option(min=1, help="Of each request.")] = 8,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a whole reply.")] = 120.0,
@@ -70,7 +72,9 @@ def main(  # noqa: PLR0913 - each is an option
     opened = open_bench(bench, output, items)
     if names[:1] == [ANSWERS]:
         how = {"seed": seed, "max_new_tokens": max_new_tokens, "batch_size": batch_size, "system": system}
-        _answers(opened, names[1:], how, again, as_json)
+        place = {"base_url": base_url, "key_variable": key_variable, "timeout": timeout}
+        there = partial(_there, place=place, patient=(parallel, attempts), words=parameter or [])
+        _answers(opened, names[1:], there if base_url else _here, how, again, as_json)
         return
     if model is None:
         raise UserError("luthier judge", "no judge", "--model NAME", "name the judge, such as --model gpt-4")
@@ -114,30 +118,44 @@ def _table(
     print(json.dumps(tree, ensure_ascii=False) if as_json else "\n".join(report.said(tree)))
 
 
-def _answers(bench: Bench, words: list[str], how: dict[str, Any], again: bool, as_json: bool) -> None:
-    from luthier.judge.answers import Settings, answer, named, weights_of
+def _answers(
+    bench: Bench,
+    words: list[str],
+    opening: Callable[[str], tuple[Generate, str]],
+    how: dict[str, Any],
+    again: bool,
+    as_json: bool,
+) -> None:
+    from luthier.judge.answers import Settings, answer, named
 
     models = named(words)
     if not models:
         raise UserError("luthier judge answers", "no model", "runs or models", "name one behind `answers`")
+    files = {}
+    for name, place in models.items():
+        generate, weights = opening(place)
+        said: dict[str, Any] = {"again": again, "say": lambda word: print(word, file=sys.stderr)}
+        files[name] = str(answer(bench, name, generate, Settings(**how), weights=weights, **said))
+    print(json.dumps({"answers": files}, ensure_ascii=False) if as_json else "\n".join(files.values()))
+
+
+def _here(place: str) -> tuple[Generate, str]:
+    """A run or model of this machine, and what tells it from others of its name."""
+    from luthier.judge.answers import weights_of
     from luthier.models.generate import generate
     from luthier.run import load
 
-    files = {}
-    for name, place in models.items():
-        loaded, tokenizer = load(place)
-        files[name] = str(
-            answer(
-                bench,
-                name,
-                partial(generate, loaded, tokenizer),
-                Settings(**how),
-                weights=weights_of(place),
-                again=again,
-                say=lambda word: print(word, file=sys.stderr),
-            )
-        )
-    print(json.dumps({"answers": files}, ensure_ascii=False) if as_json else "\n".join(files.values()))
+    return partial(generate, *load(place)), weights_of(place)
+
+
+def _there(model: str, *, place: dict[str, Any], patient: tuple[int, int], words: list[str]) -> tuple[Generate, str]:
+    """A model behind an endpoint."""
+    from luthier.judge.client import Client
+    from luthier.judge.queue import Patience
+    from luthier.judge.students import student
+
+    client = Client(model, **place, empty=True, role="model")
+    return student(client, Patience(parallel=patient[0], attempts=patient[1]), _given(words)), f"endpoint: {model}"
 
 
 def _plan(
@@ -162,6 +180,16 @@ def _plan(
 
 
 def _parameters(parameters: dict[str, Any], words: list[str]) -> dict[str, Any]:
+    return {key: value for key, value in {**parameters, **_given(words)}.items() if value is not None}
+
+
+def _given(words: list[str]) -> dict[str, Any]:
+    """Words KEY=JSON.
+
+    Raises:
+        UserError: One is none, or what the protocol keeps for itself.
+    """
+    parameters: dict[str, Any] = {}
     for word in words:
         key, given, value = word.partition("=")
         if not given or not key or key in ("model", "messages", "stream", "n"):
@@ -170,7 +198,7 @@ def _parameters(parameters: dict[str, Any], words: list[str]) -> dict[str, Any]:
             parameters[key] = json.loads(value)
         except ValueError:
             parameters[key] = value  # a word needs no quotes
-    return {key: value for key, value in parameters.items() if value is not None}
+    return parameters
 
 
 def _agree(plan: Plan, prices: Prices, yes: bool) -> None:

@@ -90,13 +90,18 @@ def _show_memory(out: Console, plan: Plan) -> None:
     table = Table("memory of each device", "", "", header_style="bold")
     for name, meaning in PARTS.items():
         if value := getattr(plan.need, name):
-            table.add_row(name, size(value), meaning)
+            table.add_row(name, size(value), _activations(plan) if name == "activations" else meaning)
     table.add_section()
     for name, value in plan.need.phases.items():
         table.add_row(f"peak: {name}", size(value), "", style="bold" if value == plan.need.total else "")
     for name, value in list(plan.layouts.items())[1:]:
         table.add_row(f"with {name}", size(value), "arithmetic alone")
     out.print(table)
+
+
+def _activations(plan: Plan) -> str:
+    """What they are, what becomes of each layer's, and why."""
+    return f"{PARTS['activations']}; {plan.layers} ({plan.layers.why})"
 
 
 def _show_time(out: Console, plan: Plan) -> None:
@@ -115,10 +120,7 @@ def _verdict(plan: Plan) -> list[str]:
     machine = plan.case.machine
     batch = f"the largest per_device_train_batch_size that fits is {plan.largest_batch:,}"
     if plan.fits:
-        again = ""
-        if plan.recomputed:
-            again = f"; gradient checkpointing in {plan.recomputed} of {plan.case.counts.layers} layers"
-        return [f"It fits: {size(plan.need.total)} of {size(machine.memory)}{again}; {batch}"]
+        return [f"It fits: {size(plan.need.total)} of {size(machine.memory)}; {batch}"]
     lines = [f"It does not fit: {size(plan.need.total)} of {size(machine.memory)}"]
     if plan.largest_batch:
         lines[0] += f"; {batch}"

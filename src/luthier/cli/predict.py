@@ -2,7 +2,8 @@
 """Let a trained model label texts, tag words, answer from a context, give vectors, or write targets from sources.
 
 RUN_OR_MODEL is a run folder, an adapter folder or a transformers folder. TEXTS are texts or questions, or one file of
-them: .jsonl, .csv (columns text, pair, tokens, question, context ...) or .txt with a text a line.
+them: .jsonl, .csv (columns text, pair, tokens, question, context ...) or .txt with a text a line. Rows of a file that
+cannot be read are left out, counted and named on stderr.
 `luthier predict runs/sst "A stirring film."`, `luthier predict runs/qa "Who wrote it?" --context "Ada wrote it."`
 """
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from luthier.evaluate.samples import Samples
 
 FILES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".txt", ".parquet", ".conll")
-SHOWN = 5  # probabilities of one text on a terminal
+SHOWN = 5  # probabilities of one text on a terminal, and names of rows with one fault
 
 
 def main(
@@ -43,10 +44,20 @@ def main(
     reader = open_reader(*load(model), Path(model))
     samples = typed_samples(texts, context, reader.kind) if file is None else bare_samples(str(file), reader.kind)
     found = predict(reader, samples.every)
+    if file is not None:  # refused rows leave gaps
+        found = [{"row": sample.name, **row} for row, sample in zip(found, samples.every, strict=True)]
+    refused = {"refused": dict(samples.refused)} if samples.refused else {}
+    for reason, count in samples.refused.items():
+        names = [name for name, what in samples.faults if what == reason]
+        more = ", ..." if count > SHOWN else ""
+        print(
+            f"refused {count} row{'s' if count > 1 else ''}: {reason} ({', '.join(names[:SHOWN])}{more})",
+            file=sys.stderr,
+        )
     if output is not None:
         _write(output, found)
     if as_json:
-        print(json.dumps({"model": model, "predictions": found}, ensure_ascii=False))
+        print(json.dumps({"model": model, "predictions": found, **refused}, ensure_ascii=False))
     elif output is not None:
         print(f"{len(found)} predictions written to {output}", file=sys.stderr)
     else:

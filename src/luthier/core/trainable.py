@@ -37,7 +37,7 @@ class GradientTransform(Protocol):
 
     Attributes:
         shape: Of what the optimiser sees.
-        state_numbers: Numbers of 32 bits that it keeps itself from step to step.
+        state_bytes: What it keeps itself from step to step.
     """
 
     @property
@@ -46,8 +46,8 @@ class GradientTransform(Protocol):
         ...
 
     @property
-    def state_numbers(self) -> int:
-        """Numbers of 32 bits that it keeps itself from step to step."""
+    def state_bytes(self) -> int:
+        """What it keeps itself from step to step."""
         ...
 
     def project(self, gradient: torch.Tensor, own: dict[str, Any], moments: dict[str, Any]) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 from transformers import AttentionInterface
 
 from luthier.core.errors import RecipeError
+from luthier.models.layers import heaviest_list
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,9 +43,8 @@ def compile_layers(model: PreTrainedModel) -> int:
 
 
 def decoder_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
-    """The repeated layers: the list of modules that holds the most parameters, wherever it stands; empty for none."""
-    lists = [list(child) for child in model.get_decoder().modules() if isinstance(child, torch.nn.ModuleList)]
-    return max(lists, key=lambda layers: sum(p.numel() for layer in layers for p in layer.parameters()), default=[])
+    """The repeated layers of the stack that writes; empty for none."""
+    return heaviest_list(model.get_decoder())
 
 
 def _keep_attention_out(name: str) -> None:

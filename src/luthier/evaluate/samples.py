@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +12,14 @@ from luthier.core.errors import DataError
 from luthier.core.tasks import Labelled, Question, Tagged, Texts
 from luthier.core.types import Completion, Conversation
 from luthier.data.columns import told
-from luthier.data.faults import RowFault
+from luthier.data.faults import RowFault, kind_of
 from luthier.data.formats import classification, pairs, source_target, squad, tagged
 from luthier.data.prepare import open_source
 from luthier.data.source import locate
 from luthier.recipe.schema import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from luthier.core.tasks import RowKind
     from luthier.data.columns import Reading
@@ -48,14 +48,19 @@ class Samples:
     Attributes:
         name: Of the file, without its ending.
         every: In the file's order.
-        refused: What was wrong with others -> how many.
+        faults: The others, each with what was wrong.
         left: Whether rows were left out because so few were wanted.
     """
 
     name: str
     every: tuple[Sample, ...]
-    refused: Counter[str] = field(default_factory=Counter)
+    faults: tuple[tuple[str, str], ...] = ()
     left: bool = False
+
+    @property
+    def refused(self) -> Counter[str]:
+        """What was wrong with rows -> how many of them."""
+        return Counter(reason for _, reason in self.faults)
 
 
 def read_samples(source: Source, kind: RowKind | None, limit: int | None = None) -> Samples:
@@ -70,7 +75,7 @@ def read_samples(source: Source, kind: RowKind | None, limit: int | None = None)
         DataError: There is no such file, its rows are of another kind, or none can be used.
     """
     opening = open_source(source, "eval", kind, lambda _: None)
-    refused: Counter[str] = Counter()
+    faults: list[tuple[str, str]] = []
     every: list[Sample] = []
     left = False
     most = min((count for count in (limit, source.max_rows) if count is not None), default=None)
@@ -84,16 +89,15 @@ def read_samples(source: Source, kind: RowKind | None, limit: int | None = None)
                     raise row
                 found = opening.reading.read(row, opening.reading.columns)
             except RowFault as fault:
-                refused[fault.reason] += 1
+                faults.append((f"{part.label}:{number}", fault.reason))
                 continue
             for example in found if isinstance(found, tuple) else (found,):
                 references = _references(opening.reading, row, example)
                 every.append(Sample(name=f"{part.label}:{number}", example=example, references=references))
     if not every:
-        received = f"no row can be used ({', '.join(refused) or 'it has none'})"
-        raise DataError(source.path, received, "rows as the model was trained on")
+        raise _none_usable(source.path, faults, "rows as the model was trained on")
     name = Path(source.path.replace(":", "-")).stem
-    return Samples(name=name, every=tuple(every), refused=refused, left=left)
+    return Samples(name=name, every=tuple(every), faults=tuple(faults), left=left)
 
 
 def _references(reading: Reading, row: Mapping[str, Any], example: AnyExample) -> tuple[str, ...]:
@@ -112,16 +116,26 @@ def bare_samples(path: str, kind: RowKind) -> Samples:
         kind: Which rows the model was trained on.
 
     Raises:
-        DataError: There is no such file, or a row lacks a column.
+        DataError: There is no such file, or none of its rows can be used.
     """
-    every = []
+    every, faults = [], []
     for part in locate(Source(path=path), "eval", lambda _: None):
         for number, row in part.rows():
             where = f"{part.label}:{number}"
-            if isinstance(row, RowFault):
-                raise DataError(where, str(row), "a row that can be read", "mend the file")
-            every.append(Sample(name=where, example=_bare(row, kind, where)))
-    return Samples(name=Path(path).stem, every=tuple(every))
+            try:
+                if isinstance(row, RowFault):
+                    raise row
+                every.append(Sample(name=where, example=_bare(row, kind)))
+            except RowFault as fault:
+                faults.append((where, str(fault)))
+    if not every:
+        raise _none_usable(path, faults, "texts that the model can read")
+    return Samples(name=Path(path).stem, every=tuple(every), faults=tuple(faults))
+
+
+def _none_usable(path: str, faults: Sequence[tuple[str, str]], allowed: str) -> DataError:
+    reasons = ", ".join(dict.fromkeys(reason for _, reason in faults))
+    return DataError(path, f"no row can be used ({reasons or 'it has none'})", allowed)
 
 
 def typed_samples(texts: Sequence[str], beside: str | None, kind: RowKind) -> Samples:
@@ -147,48 +161,51 @@ def typed_samples(texts: Sequence[str], beside: str | None, kind: RowKind) -> Sa
     elif kind == "texts":  # one row: each is compared with the first
         example = Texts(texts=tuple(texts), grades=())
         return Samples(name="texts", every=(Sample(name="texts", example=example),))
-    every = [Sample(name=f"text {n}", example=_bare(row, kind, f"text {n}")) for n, row in enumerate(rows, 1)]
+    every = []
+    for name, row in ((f"text {n}", row) for n, row in enumerate(rows, 1)):
+        try:
+            every.append(Sample(name=name, example=_bare(row, kind)))
+        except RowFault as fault:
+            raise DataError(name, str(fault), "a text that is not blank", "leave it out") from None
     return Samples(name="texts", every=tuple(every))
 
 
-def _bare(row: Mapping[str, Any], kind: RowKind, where: str) -> AnyExample:
+def _bare(row: Mapping[str, Any], kind: RowKind) -> AnyExample:
     present = frozenset(row)
     if kind == "labelled":
         found = classification.find(present)
-        text, pair = _text(row, found, "text", where), _text(row, found, "pair", where) if "pair" in found else None
-        return Labelled(text=text, pair=pair, labels=())
+        return Labelled(
+            text=_text(row, found, "text"), pair=_text(row, found, "pair") if "pair" in found else None, labels=()
+        )
     if kind == "question":
         found = told(squad.COLUMNS, present)
-        question, context = (_text(row, found, name, where) for name in ("question", "context"))
+        question, context = (_text(row, found, name) for name in ("question", "context"))
         return Question(question=question, context=context, answers=(), starts=())
     if kind == "tagged":
         name = told(tagged.COLUMNS, present).get("tokens")
         words = row[name] if name else row.get("text", row.get("sentence"))
         words = words.split() if isinstance(words, str) else words
-        if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
-            raise DataError(
-                where, f"columns {', '.join(row)}", "tokens (a list of words), or text", "name the column so"
-            )
+        if words == []:
+            raise RowFault("no words")
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise RowFault(f"no list of words and no text in the columns {', '.join(row)}")
         return Tagged(words=tuple(words), tags=())
     if kind == "plain":
         found = told(source_target.COLUMNS, present) | ({"source": "text"} if "text" in present else {})
-        return Completion(prompt=_text(row, found, "source", where), completion="")
-    texts = tuple(_texts(row))
-    if not texts:
-        raise DataError(where, f"columns {', '.join(row)}", "text, or sentence1 and sentence2", "name the column so")
-    return Texts(texts=texts, grades=())
+        return Completion(prompt=_text(row, found, "source"), completion="")
+    found = pairs.find(present)
+    names: list[str] = [name for name in ("anchor", "positive", "sentence1", "sentence2") if name in found]
+    if not names:
+        found, names = {"text": "text" if "text" in present else "sentence"}, ["text"]
+    return Texts(texts=tuple(_text(row, found, name) for name in names), grades=())
 
 
-def _texts(row: Mapping[str, Any]) -> Iterator[str]:
-    found = pairs.find(frozenset(row))
-    names = [found[name] for name in ("anchor", "positive", "sentence1", "sentence2") if name in found]
-    for name in names or ["text", "sentence"]:
-        if isinstance(row.get(name), str):
-            yield row[name]
-
-
-def _text(row: Mapping[str, Any], found: Mapping[str, str], name: str, where: str) -> str:
-    value = row.get(found[name]) if name in found else None
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(where, f"no {name} (columns {', '.join(row)})", f"a text called {name}", "name the column so")
+def _text(row: Mapping[str, Any], found: Mapping[str, str], name: str) -> str:
+    if found.get(name) not in row:
+        raise RowFault(f"no {name} among the columns {', '.join(row)}")
+    value = row[found[name]]
+    if not isinstance(value, str):
+        raise RowFault(f"{name} is {kind_of(value)}")
+    if not value.strip():
+        raise RowFault(f"empty {name}")
     return value

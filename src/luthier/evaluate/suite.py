@@ -17,7 +17,7 @@ from luthier.core import registry
 from luthier.core.errors import RecipeError
 from luthier.evaluate.evaluation import Evaluation, places_by_category
 from luthier.evaluate.judged import metric_of
-from luthier.evaluate.named import KIND, ROWS, TASK, Named, named
+from luthier.evaluate.named import KIND, ROWS, Named, named
 from luthier.evaluate.prompts import Setting
 from luthier.recipe.load import checked
 
@@ -104,14 +104,21 @@ def _kind(name: str) -> Kind:
     return cast("Kind", registry.get(KIND, name))
 
 
-def load_suite(given: Given, limit: int | None = None, *, rows: RowKind | None = None, rising: bool = False) -> Suite:
+def load_suite(
+    given: Given,
+    limit: int | None = None,
+    *,
+    rows: RowKind | None = None,
+    alone: str = ROWS,
+    rising: bool = False,
+) -> Suite:
     """Read a suite.
 
     Args:
         given: A name of `SHIPPED`, a file of rows, a YAML file or what such a file holds (`evaluate.named`).
         limit: Only the first so many items; the suite's name then says so.
-        rows: The kind of rows that the model was trained on, where it is known: a file that is named alone is judged
-            by the task of a model that labels, answers or compares.
+        rows: The kind of rows that the model was trained on, where it is known: the kind `task` reads such.
+        alone: The kind of a file of rows that is named alone.
         rising: For studies, where more is better: of a metric that falls (perplexity), take the one that says the same
             and rises.
 
@@ -119,7 +126,7 @@ def load_suite(given: Given, limit: int | None = None, *, rows: RowKind | None =
         DataError: There is no such suite, or a row cannot be used.
         RecipeError: A key is unknown, or its value does not fit.
     """
-    found = named(given, ROWS if rows in (None, "plain", "judged") else TASK)
+    found = named(given, alone)
     kind = _kind(found.kind)
     keys = checked(kind.Config, _beside(found), found.where)
     if rising and (better := metric_of(getattr(keys, "metric", "")).rising):

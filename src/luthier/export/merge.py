@@ -31,6 +31,7 @@ from luthier.export.value_proof import ValueComparison
 from luthier.models.backbone import learned_positions
 from luthier.models.bars import without_bars
 from luthier.models.heads import task_of_model
+from luthier.models.purpose import name_labels, read_purpose
 from luthier.models.quantized import as_loaded, dense_, is_quantized
 from luthier.models.save import save_model, save_words
 from luthier.models.tasks import auto_class
@@ -114,22 +115,23 @@ def merge_run(  # noqa: PLR0913 - each is an option
         comparison.remember(model)
         with trainable.disabled():
             comparison.measure_base(model)
-        say(f"merging {type(model).__name__} in {_short(computed)}, writing {_short(written)}")
+        say(f"merging {type(model).__name__} in {short(computed)}, writing {short(written)}")
         task = task_of_model(model)
         bases: dict[str, Any] = {}
         if is_quantized(model):
             del model, trainable  # for a moment there is one model in memory, never two
             trainable, bases = nearer_base(origin, dtype, comparison, say)
             model = trainable.model
-        _write(as_loaded(trainable.merge()), written, tokenizer, folder, max_shard_size)
+        write_model(as_loaded(trainable.merge()), written, tokenizer, folder, max_shard_size)
+        library = copy_purpose(origin, folder, model)
         del model, trainable
-        again = _read_again(folder, written, task).to(device, computed)
+        again = read_again(folder, written, task).to(device, computed)
         proof = comparison.prove(again, dtype=written, bound=bound)
         proof.demand(str(final))
         about = {"adapter": str(origin.adapter.resolve()), "base": origin.model.model_name_or_path, **bases}
         about |= proof.to_json()
         (folder / "merge_proof.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        write_card(folder, origin, f"a merged model in {_short(written)}", proof)
+        write_card(folder, origin, f"a merged model in {short(written)}", proof, library)
     return Exported(folder=final, proof=proof)
 
 
@@ -147,6 +149,8 @@ def load_base(origin: Origin, dtype: Dtype = "auto") -> tuple[PreTrainedModel, t
         ModelError: It cannot be loaded.
     """
     model = origin.load_base("auto", attention="eager")  # type: ignore[arg-type]
+    if purpose := read_purpose(origin.adapter):  # an adapter's folder has no config.json that names labels
+        name_labels(model.config, purpose.labels)
     written = model.dtype if dtype == "auto" else DTYPES[dtype]
     wide = written.itemsize >= torch.float32.itemsize or model.num_parameters() <= FLOAT32_UP_TO
     model.to(torch.promote_types(written, torch.float32) if wide else written)
@@ -201,19 +205,20 @@ def vocabulary_of(model: PreTrainedModel) -> int:
     return int(model.get_input_embeddings().weight.shape[0])
 
 
-def _write(
+def write_model(
     model: PreTrainedModel,
     written: torch.dtype,
     tokenizer: PreTrainedTokenizerBase | None,
     folder: Path,
     max_shard_size: str,
 ) -> None:
+    """Write a plain model, rounded once, and its tokenizer."""
     save_model(model.to("cpu", written), folder, max_shard_size)
     if tokenizer is not None:
         save_words(tokenizer, model, folder)
 
 
-def _read_again(folder: Path, written: torch.dtype, task: Task) -> PreTrainedModel:
+def read_again(folder: Path, written: torch.dtype, task: Task) -> PreTrainedModel:
     """What any user of the folder gets: transformers alone, and every tensor from the file."""
     model: PreTrainedModel
     with without_bars():
@@ -228,5 +233,15 @@ def _read_again(folder: Path, written: torch.dtype, task: Task) -> PreTrainedMod
     return model
 
 
-def _short(dtype: torch.dtype) -> str:
+def copy_purpose(origin: Origin, folder: Path, model: PreTrainedModel) -> str:
+    """What a result is for, beside its weights in another form; and the library that reads it."""
+    purpose = read_purpose(origin.adapter)
+    if purpose is None:
+        return "transformers"
+    purpose.write(folder, model)
+    return "sentence-transformers" if purpose.task == "FEATURE_EXTRACTION" else "transformers"
+
+
+def short(dtype: torch.dtype) -> str:
+    """`bfloat16`."""
     return str(dtype).removeprefix("torch.")

@@ -104,7 +104,7 @@ def make_portable(
         proof.demand(str(final))
         about = {"folded_from": {key: origin.config.get(key) for key in _FOLDED}, "proof": proof.to_json()}
         (folder / "luthier.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        write_card(folder, origin, "a plain LoRA adapter", proof)
+        write_card(folder, origin, "a plain LoRA adapter", proof, "peft")
     return Exported(folder=final, proof=proof)
 
 

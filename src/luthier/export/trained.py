@@ -18,6 +18,7 @@ from luthier.export.origin import find_result
 from luthier.models.heads import task_of_model
 from luthier.models.load import load_model
 from luthier.models.quantized import as_loaded, is_quantized
+from luthier.recipe.tasks import task_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -106,8 +107,9 @@ def open_trained(request: Request, form: str) -> Trained:
     comparison.remember(model)
     bases: dict[str, Any] = {}
     if trainable is None:
-        _measure_start(origin, comparison, model.dtype)
-        return Trained(origin=origin, model=model, tokenizer=tokenizer, written=written, comparison=comparison)
+        measure_start(origin, comparison, model.dtype)
+        whole: Any = as_loaded(model)  # of codes what they stand for
+        return Trained(origin=origin, model=whole, tokenizer=tokenizer, written=written, comparison=comparison)
     with trainable.disabled():
         comparison.measure_base(model)
     if is_quantized(model):
@@ -119,9 +121,9 @@ def open_trained(request: Request, form: str) -> Trained:
 
 
 @torch.no_grad()
-def _measure_start(origin: Origin, comparison: Comparison, dtype: torch.dtype) -> None:
-    """Measure how far a run that trained the whole model moved it, where its base is still there."""
-    if origin.recipe is None:
+def measure_start(origin: Origin, comparison: Comparison, dtype: torch.dtype) -> None:
+    """Measure how far a run that trained the whole model moved it, where its base is still there and has its head."""
+    if origin.recipe is None or task_of(origin.recipe) not in ("CAUSAL_LM", "SEQ_2_SEQ_LM"):
         return
     try:
         comparison.measure_base(load_model(origin.recipe.model, dtype, attention="eager"))

@@ -86,14 +86,19 @@ class ValueProof:
 
     def to_json(self) -> dict[str, Any]:
         """The numbers and the verdict, for merge_proof.json."""
-        return {**asdict(self), "holds": self.holds}
+        numbers = asdict(self)
+        if math.isnan(self.adapter_difference):
+            numbers["adapter_difference"] = None  # JSON has no NaN
+        return {**numbers, "holds": self.holds}
 
     def told(self) -> str:
         """One line for a person."""
+        base = self.adapter_difference
+        moved = "" if math.isnan(base) else f" (training had moved the base by {base:.2g})"
         return (
             f"{self.what} compared ({self.rows}): they differ by "
-            f"{self.relative_difference:.2g} of their spread {self.spread:.3g} (training had moved the base by "
-            f"{self.adapter_difference:.2g}), at most by {self.max_value_difference:.2g}, "
+            f"{self.relative_difference:.2g} of their spread {self.spread:.3g}{moved}, "
+            f"at most by {self.max_value_difference:.2g}, "
             f"and agree on the order of {self.order_agreement:.2%} of all pairs"
         )
 

@@ -55,6 +55,8 @@ class Client:
         base_url: Of the endpoint; that of the environment, else OpenAI's, unless given.
         key_variable: The environment variable that holds the key.
         timeout: Seconds until a whole reply must be there.
+        empty: Whether a reply may hold nothing: a model that is asked may say so, a judge has to judge.
+        role: What the model is asked as, for messages.
 
     Raises:
         MissingExtra: The package `openai` is not installed.
@@ -62,12 +64,19 @@ class Client:
     """
 
     def __init__(
-        self, model: str, *, base_url: str | None = None, key_variable: str = KEY, timeout: float = 120.0
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        key_variable: str = KEY,
+        timeout: float = 120.0,
+        empty: bool = False,
+        role: str = "judge",
     ) -> None:
         address = base_url or os.environ.get(URL) or None
         self._key = os.environ.get(key_variable, "").strip()
         self.model, self.timeout = model, timeout
-        self.where = f"judge {model}"
+        self.where, self._empty = f"{role} {model}", empty
         _check_address(address)
         if not self._key and address is None:
             fix = f"export {key_variable}=..., or name another endpoint with --base-url"
@@ -127,7 +136,7 @@ class Client:
         reason = str(getattr(choice, "finish_reason", None) or "")
         if reason == "content_filter":
             raise Refused("the endpoint's content filter kept the reply back")
-        if not isinstance(text, str) or not text.strip():
+        if not isinstance(text, str) or not (text.strip() or self._empty):
             raise Again(f"an empty reply (finish_reason {reason or 'missing'})")
         usage = getattr(found, "usage", None)
         counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]

@@ -4,8 +4,8 @@
     tokens of a pass     prompt of A, a chunk | B | C | prompt of D, its end | E      one axis, no padding
     slots of the cache   each as long as a sequence may become; sequences come and go between passes
 
-All sequences that bring one token share one call over the slots as they lie, without a copy of what is kept; those that
-bring more (prompts) have one call each.
+All sequences that bring one token share one call, over the slots as they lie (without a copy of what is kept) where
+most slots are in use; those that bring more (prompts) share one where they bring as many to as many.
 
 Shapes: T tokens of a pass, S slots, C positions of a slot, K key heads, H = K G query heads, D head size.
 """
@@ -45,6 +45,23 @@ class Piece:
         return self.begin + len(self.ids)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Alike:
+    """Pieces that bring the same number of tokens to sequences of the same length.
+
+    Attributes:
+        begin: Tokens that each sequence has already.
+        end: After the pass.
+        tokens: Of each piece, int64 [B, end - begin].
+        slots: Where each is kept, int64 [B].
+    """
+
+    begin: int
+    end: int
+    tokens: torch.Tensor
+    slots: torch.Tensor
+
+
 class Layout:
     """Where the tokens of a pass come from and go to.
 
@@ -69,7 +86,7 @@ class Layout:
         self.position_ids = self._tensor([place for piece in pieces for place in range(piece.begin, piece.end)])
         self.slots = self._tensor([piece.slot for piece in pieces for _ in piece.ids])
         self.ends = self._tensor([start + length - 1 for start, length in zip(self.starts, lengths, strict=True)])
-        self._masks: dict[tuple[int, int | None], torch.Tensor] = {}
+        self._masks: dict[tuple[int, int, int | None], torch.Tensor] = {}
 
     def _tensor(self, numbers: list[int]) -> torch.Tensor:
         return torch.tensor(numbers, dtype=torch.int64, device=self._device)
@@ -81,31 +98,59 @@ class Layout:
         return self._tensor([start for start, piece in found if len(piece.ids) == 1])
 
     @cached_property
+    def longest(self) -> int:
+        """Positions that the longest sequence that brings several tokens has; 0 where there is none."""
+        return max((piece.end for piece in self.pieces if len(piece.ids) > 1), default=0)
+
+    @cached_property
+    def seen(self) -> int:
+        """Positions that all tokens see together."""
+        return sum((piece.begin + piece.end + 1) * len(piece.ids) // 2 for piece in self.pieces)
+
+    @cached_property
     def single_end(self) -> int:
         """Positions that the longest of their sequences has; 0 where there is none."""
         return max((piece.end for piece in self.pieces if len(piece.ids) == 1), default=0)
 
     @cached_property
-    def single_slots(self) -> int:
-        """Slots that a call for all of them runs over."""
-        return max((piece.slot + 1 for piece in self.pieces if len(piece.ids) == 1), default=0)
+    def single_slots(self) -> int | None:
+        """The first so many slots, which a call for all of them runs over; None: over copies of theirs alone."""
+        places = [piece.slot for piece in self.pieces if len(piece.ids) == 1]
+        span = max(places, default=-1) + 1
+        return span if 2 * len(places) >= span else None
 
     def single_mask(self, window: int | None) -> torch.Tensor:
         """What they see, bool [slots, 1, 1, positions]; slots without one see their first position, for no reason."""
-        key = (-1, window)
+        key = (-1, 0, window)
         if key not in self._masks:
-            at = torch.zeros(self.single_slots, dtype=torch.int64, device=self._device)
-            at[self.slots[self.single]] = self.position_ids[self.single]
+            at = self.position_ids[self.single]
+            if self.single_slots is not None:
+                every = torch.zeros(self.single_slots, dtype=torch.int64, device=self._device)
+                at = every.index_copy(0, self.slots[self.single], at)
             self._masks[key] = _seen(at, self.single_end, window)[:, None, None]
         return self._masks[key]
 
-    def mask(self, place: int, window: int | None) -> torch.Tensor:
-        """What the tokens of one piece see, bool [tokens, positions]."""
-        key = (place, window)
+    @cached_property
+    def alike(self) -> list[Alike]:
+        """The pieces of several tokens, those that bring as many to as many together."""
+        found: dict[tuple[int, int], list[int]] = {}
+        for place, piece in enumerate(self.pieces):
+            if len(piece.ids) > 1:
+                found.setdefault((piece.begin, piece.end), []).append(place)
+        return [self._alike(begin, end, places) for (begin, end), places in found.items()]
+
+    def _alike(self, begin: int, end: int, places: list[int]) -> Alike:
+        tokens = self._tensor([self.starts[place] for place in places])[:, None]
+        slots = [self.pieces[place].slot for place in places]
+        tokens = tokens + torch.arange(end - begin, device=self._device)
+        return Alike(begin=begin, end=end, tokens=tokens, slots=self._tensor(slots))
+
+    def mask(self, alike: Alike, window: int | None) -> torch.Tensor:
+        """What the tokens of such a piece see, bool [tokens, positions]."""
+        key = (alike.begin, alike.end, window)
         if key not in self._masks:
-            piece = self.pieces[place]
-            at = torch.arange(piece.begin, piece.end, device=self._device)
-            self._masks[key] = _seen(at, piece.end, window)
+            at = torch.arange(alike.begin, alike.end, device=self._device)
+            self._masks[key] = _seen(at, alike.end, window)
         return self._masks[key]
 
 
@@ -147,24 +192,23 @@ def attend(
     """
     heads, groups = keys.shape[1], query.shape[1] // keys.shape[1]
     out = query.new_empty(*query.shape[:2], values.shape[-1])
-    if (rows := layout.single_slots) > 0:
-        own, end = layout.slots[layout.single], layout.single_end
-        asked = query.new_zeros(rows, heads, groups, query.shape[-1])
-        asked[own] = query[layout.single].view(-1, heads, groups, query.shape[-1])
+    if end := layout.single_end:
+        own, rows = layout.slots[layout.single], layout.single_slots
+        asked = query[layout.single].view(-1, heads, groups, query.shape[-1])
         mask = layout.single_mask(window).expand(-1, -1, groups, -1)
-        found = _softmax(asked, keys[:rows, :, :end], values[:rows, :, :end], mask, score)
-        out[layout.single] = found[own].flatten(1, 2)
-    for place, piece in enumerate(layout.pieces):
-        if (count := len(piece.ids)) == 1:
-            continue
-        start = layout.starts[place]
-        # Query heads of a group stand below each other: [count, K G, D] -> [K, G count, D].
-        asked = query[start : start + count].view(count, heads, groups, -1).permute(1, 2, 0, 3).flatten(1, 2)
-        mask = layout.mask(place, window).repeat(groups, 1)[None, None]
-        slot, end = piece.slot, piece.end
-        found = _softmax(asked[None], keys[slot : slot + 1, :, :end], values[slot : slot + 1, :, :end], mask, score)
-        found = found[0].view(heads, groups, count, -1).permute(2, 0, 1, 3)
-        out[start : start + count] = found.flatten(1, 2)
+        if rows is None:
+            found = _softmax(asked, keys[own, :, :end], values[own, :, :end], mask, score)
+        else:
+            every = query.new_zeros(rows, *asked.shape[1:]).index_copy(0, own, asked)
+            found = _softmax(every, keys[:rows, :, :end], values[:rows, :, :end], mask, score)[own]
+        out[layout.single] = found.flatten(1, 2)
+    for alike in layout.alike:
+        # Query heads of a group stand below each other: [B, count, K G, D] -> [B, K, G count, D].
+        asked = query[alike.tokens].unflatten(2, (heads, groups)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+        mask = layout.mask(alike, window).repeat(groups, 1)[None, None]
+        kept = [one[alike.slots, :, : alike.end] for one in (keys, values)]
+        found = _softmax(asked, kept[0], kept[1], mask, score)
+        out[alike.tokens] = found.unflatten(2, (groups, -1)).permute(0, 3, 1, 2, 4).flatten(2, 3)
     return out
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 PREFIX = "base_model."  # nothing wraps the model inside PEFT's here, so names are shorter than LoRA's
 ALONE = "puts virtual tokens before every tree of a batch"  # why it does not share its base with other runs
+LEAVES_BASE = True  # served, others may stand on the same base
 
 # Keys that change nothing here; `inference_mode` and the starts say how training began.
 _KNOWN = """peft_type peft_version task_type auto_mapping base_model_name_or_path revision inference_mode runtime_config

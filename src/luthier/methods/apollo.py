@@ -103,9 +103,9 @@ class Scaled:
         return (self.rank, self.matrix[1]) if self.wide else (self.matrix[0], self.rank)
 
     @property
-    def state_numbers(self) -> int:
-        """The last length, and a projection that is not drawn."""
-        return 1 + (self.rank * min(self.matrix) if self.config.proj == "svd" else 0)
+    def state_bytes(self) -> int:
+        """Those of the last length, and of a projection that is not drawn."""
+        return 4 * (1 + (self.rank * min(self.matrix) if self.config.proj == "svd" else 0))
 
     def project(self, gradient: torch.Tensor, own: dict[str, Any], moments: dict[str, Any]) -> torch.Tensor:  # noqa: ARG002
         """R. Its factors need it again, so it stays in `own` for the length of a step."""

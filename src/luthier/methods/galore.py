@@ -6,9 +6,11 @@
 
 State of AdamW: m r + 2 n r numbers in the place of 2 m n. The optimiser is the recipe's (`optim.optim: adamw_8bit`
 gives GaLore's 8-bit form), and so is weight decay; clipping sees the whole gradient. The result is a whole model.
+`proj_bits` keeps P in 4 or 8 bits, and `cos_threshold` finds it less often where it stays what it is, as in Q-GaLore.
 
-Reference:
+References:
     Zhao et al., GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection, arXiv 2403.03507, algorithm 2.
+    Zhang et al., Q-GaLore, arXiv 2407.08296, sections 3.2 and 3.3.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import torch
 from pydantic import Field
 
+from luthier.methods import _few_bits
 from luthier.methods._projected import ProjectedKeys, due, train_projected
 from luthier.methods._projection import by_range_finder, by_svd, generator_of
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
     from luthier.core.trainable import GradientTransform, Trainable
 
+QUEUE, LONGER = 5, 2  # similarities that are averaged, and the factor on the gap: Q-GaLore's published values
 Sides = tuple[bool, bool]  # whether there is a basis of the rows' side (left), and of the columns' (right)
 
 
@@ -43,6 +47,10 @@ class Config(ProjectedKeys):
     """How the subspace is found: a seeded range finder with one power step, or the published code's SVD."""
     moments: Literal["keep", "rotate", "reset"] = "keep"
     """What becomes of moments when the subspace changes: kept as they are (published), rotated into it, or dropped."""
+    proj_bits: Literal[4, 8] | None = None
+    """Keep the subspace in 4 bits (Q-GaLore's) or 8, with a scale for each 256 numbers; null: in 32."""
+    cos_threshold: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    """Double a matrix's gap where the first vectors of subspaces in a row agree so far (Q-GaLore: 0.4); null: not."""
 
 
 def apply(model: PreTrainedModel, config: Config) -> Trainable:
@@ -105,26 +113,64 @@ class Subspace:
         return tuple(self.rank if on else size for on, size in zip(self.sides, self.matrix, strict=True))
 
     @property
-    def state_numbers(self) -> int:
-        """Those of the bases."""
-        return sum(self.rank * size for on, size in zip(self.sides, self.matrix, strict=True) if on)
+    def state_bytes(self) -> int:
+        """Those of the bases, and of what tells how much they change."""
+        bits, sides = self.config.proj_bits, [size for on, size in zip(self.sides, self.matrix, strict=True) if on]
+        bases = [self.rank * size for size in sides]
+        kept = sum(4 * numbers if bits is None else _few_bits.kept_bytes(numbers, bits) for numbers in bases)
+        return kept + (4 * (sides[0] + QUEUE) if self.config.cos_threshold is not None else 0)
 
     def project(self, gradient: torch.Tensor, own: dict[str, Any], moments: dict[str, Any]) -> torch.Tensor:
         """R; where it is due, in a new subspace."""
-        if due(own, self.config.update_proj_gap):
-            before: dict[str, Any] = {name: value for name, value in own.items() if name != "updates"}
-            own |= self._find(gradient, own["updates"], before)
+        if due(own, own.get("gap", self.config.update_proj_gap)):
+            before = self._bases(own)
+            now = self._find(gradient, own["updates"], before)
+            if self.config.cos_threshold is not None:
+                self._compare(now, own, self.config.cos_threshold)
+            self._keep(now, own)
             if before and self.config.moments == "rotate":
-                _rotate(moments, before, own)
+                _rotate(moments, before, self._bases(own))
             elif self.config.moments == "reset":
                 moments.clear()
-        projected = own["left"].T @ gradient if "left" in own else gradient
-        return projected @ own["right"].T if "right" in own else projected
+        bases = self._bases(own)
+        projected = bases["left"].T @ gradient if "left" in bases else gradient
+        return projected @ bases["right"].T if "right" in bases else projected
 
     def restore(self, update: torch.Tensor, gradient: torch.Tensor, own: dict[str, Any]) -> torch.Tensor:  # noqa: ARG002
         """Back from the subspace, scaled."""
-        restored = own["left"] @ update if "left" in own else update
-        return self.config.scale * (restored @ own["right"] if "right" in own else restored)
+        bases = self._bases(own)
+        restored = bases["left"] @ update if "left" in bases else update
+        return self.config.scale * (restored @ bases["right"] if "right" in bases else restored)
+
+    def _keep(self, bases: Mapping[str, torch.Tensor], own: dict[str, Any]) -> None:
+        """Put bases into what is kept, in as few bits as is asked for."""
+        bits = self.config.proj_bits
+        for side, basis in bases.items():
+            found = {"": basis} if bits is None else _few_bits.encode(basis, bits)
+            own |= {f"{side}.{key}" if key else side: value for key, value in found.items()}
+
+    def _bases(self, own: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """The numbers of what is kept: left [m, r], right [r, n]; none before the first projection."""
+        bits, found = self.config.proj_bits, {}
+        rows, columns = self.matrix
+        for side, shape in (("left", (rows, self.rank)), ("right", (self.rank, columns))):
+            if side in own:
+                found[side] = own[side]
+            elif bits is not None and f"{side}.codes" in own:
+                kept = {key: own[f"{side}.{key}"] for key in ("codes", "scales", "zeros")}
+                found[side] = _few_bits.decode(kept, shape, bits)
+        return found
+
+    def _compare(self, now: Mapping[str, torch.Tensor], own: dict[str, Any], threshold: float) -> None:
+        """Double the gap where the first vectors of the last subspaces agree, each with the one before, in the mean."""
+        vector = now["left"][:, 0] if "left" in now else now["right"][0]
+        similar = own.get("similar", vector.new_full((QUEUE,), torch.nan))
+        if "first" in own:
+            cosine = torch.nn.functional.cosine_similarity(own["first"], vector, dim=0)
+            similar = torch.cat([similar[1:], cosine[None]])
+            if float(similar.mean()) >= threshold:  # it is no number before there are as many
+                own["gap"] = LONGER * own.get("gap", self.config.update_proj_gap)
+        own |= {"first": vector.clone(), "similar": similar}
 
     def _find(self, gradient: torch.Tensor, updates: int, before: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """The bases of a gradient."""

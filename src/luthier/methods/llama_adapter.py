@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 PEFT_TYPE = "ADAPTION_PROMPT"
 ALONE = "reads prompts of its own inside the attention, which sees the whole batch"  # why it does not share its base
+LEAVES_BASE = True  # served, others may stand on the same base
 _KEYS = ("adapter_len", "adapter_layers")
 
 

@@ -20,7 +20,15 @@ from torch import nn
 from transformers import DynamicCache
 
 from luthier.core.errors import ModelError, RecipeError
-from luthier.methods._virtual import ALONE, PromptEmbeddings, check_computed, load_virtual, train_virtual, wide
+from luthier.methods._virtual import (
+    ALONE,
+    LEAVES_BASE,
+    PromptEmbeddings,
+    check_computed,
+    load_virtual,
+    train_virtual,
+    wide,
+)
 from luthier.models.backbone import serving
 from luthier.models.encoders import reads_both_ways, takes
 from luthier.models.source_target import is_encoder_decoder, target_layers
@@ -33,7 +41,7 @@ if TYPE_CHECKING:
 
     from luthier.core.trainable import Trainable
 
-__all__ = ["ALONE", "PEFT_TYPE", "Config", "apply", "check_agrees", "load_peft"]
+__all__ = ["ALONE", "LEAVES_BASE", "PEFT_TYPE", "Config", "apply", "check_agrees", "load_peft"]
 
 PEFT_TYPE = "PREFIX_TUNING"
 

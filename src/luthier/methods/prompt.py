@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.core.errors import RecipeError
-from luthier.methods._virtual import ALONE, PromptEmbeddings, load_virtual, train_virtual, wide, width_of
+from luthier.methods._virtual import ALONE, LEAVES_BASE, PromptEmbeddings, load_virtual, train_virtual, wide, width_of
 from luthier.models.load import load_tokenizer
 from luthier.models.virtual import VirtualTokens
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from luthier.core.trainable import Trainable
 
-__all__ = ["ALONE", "PEFT_TYPE", "Config", "apply", "load_peft"]
+__all__ = ["ALONE", "LEAVES_BASE", "PEFT_TYPE", "Config", "apply", "load_peft"]
 
 PEFT_TYPE = "PROMPT_TUNING"
 

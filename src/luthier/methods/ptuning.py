@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from luthier.core.errors import RecipeError
-from luthier.methods._virtual import ALONE, check_computed, load_virtual, train_virtual, wide, width_of
+from luthier.methods._virtual import ALONE, LEAVES_BASE, check_computed, load_virtual, train_virtual, wide, width_of
 from luthier.models.virtual import ENCODER_FILE, VirtualTokens
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from luthier.core.trainable import Trainable
 
-__all__ = ["ALONE", "PEFT_TYPE", "Config", "apply", "check_agrees", "load_peft"]
+__all__ = ["ALONE", "LEAVES_BASE", "PEFT_TYPE", "Config", "apply", "check_agrees", "load_peft"]
 
 PEFT_TYPE = "P_TUNING"
 

@@ -127,11 +127,17 @@ def attach(attention: nn.Module, length: int, late: bool = False) -> tuple[Adapt
     Returns:
         The prompt, and what takes it away again.
     """
+    prompt = AdaptionPrompt(attention, length, late)
+    return prompt, attach_to(attention, prompt)
+
+
+def attach_to(attention: nn.Module, prompt: Any) -> Callable[[], None]:
+    """Let an attention module see what stands for a prompt; returns what takes it away again."""
     module: Any = attention
-    prompt, config = AdaptionPrompt(attention, length, late), module.config
+    config = module.config
     module.add_module(CHILD, prompt)
     module.config = _Named(config)
-    hook = module.register_forward_hook(_behind) if late else None
+    hook = module.register_forward_hook(_behind) if prompt.late else None
 
     def undo() -> None:
         delattr(module, CHILD)
@@ -139,11 +145,11 @@ def attach(attention: nn.Module, length: int, late: bool = False) -> tuple[Adapt
         if hook is not None:
             hook.remove()
 
-    return prompt, undo
+    return undo
 
 
 def _behind(attention: Any, _: Any, output: Any) -> Any:
-    prompt: AdaptionPrompt = getattr(attention, CHILD)
+    prompt: Any = getattr(attention, CHILD)
     waiting, prompt.waiting = prompt.waiting, None
     return output if waiting is None else (output[0] + waiting, *output[1:])
 
@@ -158,7 +164,7 @@ def _attend(
     **other: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """What transformers calls: [B, H, L, D] in, [B, L, H, D] out."""
-    prompt: AdaptionPrompt = getattr(module, CHILD)
+    prompt: Any = getattr(module, CHILD)
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     function: Any = ALL_ATTENTION_FUNCTIONS.get_interface(module.config.behind._attn_implementation, eager)
     out, weights = function(module, query, key, value, attention_mask, scaling=scaling, **other)

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from luthier.core.errors import ModelError
 from luthier.kernels.attention import visible
@@ -20,7 +19,7 @@ from luthier.models.planted import NAME, planted
 from luthier.models.virtual import num_virtual
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from transformers import PreTrainedModel
 
@@ -178,26 +177,3 @@ def own_attention(model: PreTrainedModel) -> str:
     """
     capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None)
     return "sdpa" if getattr(model, "_supports_sdpa", False) and not capped else "eager"
-
-
-def recompute_layers(model: PreTrainedModel, on: bool = True, layers: Sequence[torch.nn.Module] | None = None) -> None:
-    """Keep only each layer's input and run the layer again in the backward pass, with the same dropout, or stop that.
-
-    transformers renamed the switches after 5.17 and warns about the old names.
-
-    Args:
-        model: Any that can.
-        on: Or stop it, in all of them.
-        layers: Those that are run again; None: all.
-    """
-    if on:
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})  # the reentrant kind needs an input that has a gradient; LoRA's has none
-    else:
-        disable = getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable
-        disable()
-    if on and layers is not None:
-        chosen = {id(layer) for layer in layers}
-        for module in model.modules():
-            if isinstance(module, GradientCheckpointingLayer) and id(module) not in chosen:
-                module.gradient_checkpointing = False

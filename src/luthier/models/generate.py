@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts -> replies: chat template, left padding, batches of like lengths, stops at the end of the turn.
+"""Prompts -> replies: chat template, stops at the end of the turn; over slots, or by transformers' own `generate`.
 
-A reply does not depend on which prompts share its batch: padding is masked, and sampling draws from a generator of
-its own for each prompt (Gumbel-max: the largest of logit + noise is a sample of the softmax).
+Models that the loader gave Luthier's attention run over slots (`models.generate_slots`), once it is proven that they
+can; others in batches of like lengths with padding on the left. A reply does not depend on which prompts share its
+batch: padding is masked, and sampling draws from a generator of its own for each prompt (Gumbel-max: the largest of
+logit + noise is a sample of the softmax).
 
 Shapes: B prompts of a batch, L longest of them, V vocabulary.
 """
@@ -18,6 +20,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from luthier.core.errors import DataError, ModelError, UserError
 from luthier.models.backbone import learned_positions, serving
 from luthier.models.generate_pairs import Asked, encode_sources, write_targets
+from luthier.models.generate_slots import write_replies
 from luthier.models.heads import task_of_model
 from luthier.models.sampling import Draw, generator
 from luthier.models.threads import fitting_threads
@@ -71,27 +74,38 @@ def generate(  # noqa: PLR0913 - the usual names, keyword only
         fix = "give a language model; `luthier evaluate` asks one of another task"
         raise ModelError(f"model {type(model).__name__}", received, "a language model", fix)
     _check(max_new_tokens, batch_size, temperature, top_p)
+    words: Any = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    asked = Asked(temperature=temperature, top_p=top_p, seed=seed, **words)
     if task == "SEQ_2_SEQ_LM":
-        words: Any = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-        asked = Asked(temperature=temperature, top_p=top_p, seed=seed, **words)
         sources, stops = encode_sources(tokenizer, prompts), stop_ids(model, tokenizer, raw=True)
         targets = write_targets(model, tokenizer, sources, stops, asked)
         return targets if raw else [target.strip() for target in targets]
     encoded = [encode_prompt(tokenizer, prompt, number, raw) for number, prompt in enumerate(prompts)]
     _check_positions(model, max(map(len, encoded), default=0) + max_new_tokens)
     stops = stop_ids(model, tokenizer, raw)
-    replies = [""] * len(prompts)
+    if not encoded:
+        return []
+    with fitting_threads(model):
+        found = write_replies(model, encoded, stops, asked)
+        rows = _padded(model, encoded, stops, asked) if found is None else found
+    texts = [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+    return texts if raw else [text.strip() for text in texts]
+
+
+def _padded(model: PreTrainedModel, encoded: list[list[int]], stops: list[int], asked: Asked) -> list[list[int]]:
+    """Ids of replies by transformers' own `generate`, for models that do not run on slots."""
+    replies: list[list[int]] = [[] for _ in encoded]
     # Longest first: padding stays small, and what does not fit into memory fails at once.
-    order = sorted(range(len(prompts)), key=lambda number: -len(encoded[number]))
-    with serving(model), fitting_threads(model):
-        for numbers in _batches(model, order, encoded, batch_size):
+    order = sorted(range(len(encoded)), key=lambda number: -len(encoded[number]))
+    with serving(model):
+        for numbers in _batches(model, order, encoded, asked.batch_size):
             draw = None
-            if temperature > 0:
-                draw = Draw(temperature, top_p, [generator(seed, number, model.device) for number in numbers])
-            rows = _batch(model, [encoded[number] for number in numbers], max_new_tokens, stops, draw)
+            if asked.temperature > 0:
+                generators = [generator(asked.seed, number, model.device) for number in numbers]
+                draw = Draw(asked.temperature, asked.top_p, generators)
+            rows = _batch(model, [encoded[number] for number in numbers], asked.max_new_tokens, stops, draw)
             for number, row in zip(numbers, rows, strict=True):
-                text = tokenizer.decode(row, skip_special_tokens=True)
-                replies[number] = text if raw else text.strip()
+                replies[number] = row
     return replies
 
 

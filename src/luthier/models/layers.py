@@ -65,6 +65,12 @@ def find_layers(model: nn.Module, where: str) -> tuple[str, int]:
     return name, lists[name]
 
 
+def heaviest_list(stack: nn.Module) -> list[nn.Module]:
+    """The repeated layers of a stack: the list of modules that holds the most parameters, wherever; empty for none."""
+    lists = [list(child) for child in stack.modules() if isinstance(child, nn.ModuleList)]
+    return max(lists, key=lambda layers: sum(p.numel() for layer in layers for p in layer.parameters()), default=[])
+
+
 def attention_end(layer: nn.Module) -> str | None:
     """The linear that ends attention to the text itself, by its name in the layer; None if there is not just one."""
     found = [

@@ -17,9 +17,11 @@ from luthier.models.backbone import scored_logprobs
 from luthier.models.rounding import MEAN_TOLERANCE, TOLERANCE
 from luthier.models.side_by_side import shares_of
 from luthier.models.slots import Slots
+from luthier.models.virtual_slots import virtual_begun
 
 if TYPE_CHECKING:
     from luthier.models.side_by_side import SideBySide
+    from luthier.models.slots import Begun
 
 _LENGTH = 14
 _FIRST, _NEXT = 5, 4  # tokens of the first two chunks; the others come one by one
@@ -40,7 +42,8 @@ def prove_slots(side: SideBySide) -> float:
     """
     where, fix = f"model {type(side.trunk).__name__}", "`luthier generate` and `luthier evaluate` still run it"
     try:
-        difference = torch.cat([_difference(side, member) for member in range(len(side.members))])
+        begun = [virtual_begun(member) for member in side.members]
+        difference = torch.cat([_difference(side, member, begun) for member in range(len(side.members))])
     except (ValueError, TypeError, RuntimeError, AttributeError, LookupError, NotImplementedError) as error:
         raise ModelError(where, f"it cannot be served: {str(error)[:200]}", fix=fix) from error
     largest, mean = float(difference.max()), float(difference.mean())
@@ -51,7 +54,7 @@ def prove_slots(side: SideBySide) -> float:
     return largest
 
 
-def _difference(side: SideBySide, member: int) -> torch.Tensor:
+def _difference(side: SideBySide, member: int, begun: list[Begun | None]) -> torch.Tensor:
     """Of each token of one member's text, while every member writes one."""
     device, count = side.trunk.device, len(side.members)
     vocabulary = int(side.trunk.get_input_embeddings().weight.shape[0])
@@ -59,20 +62,32 @@ def _difference(side: SideBySide, member: int) -> torch.Tensor:
     scored = np.arange(_LENGTH) >= _FIRST
     tree = Tree(segments=(Segment(ids=ids, scored=scored),))
     wanted = scored_logprobs(side.members[member], plant([tree]).to(device))
-    slots, got = Slots(count + 1, _LENGTH), []
+    before = [0 if one is None else one[0][0].shape[1] for one in begun]  # virtual tokens
+    slots, got = Slots(count + 1, _LENGTH + max(before)), []
+    _run(side, slots, [Piece(slot=0, begin=0, ids=[0])])  # which makes the slots
+    for other, states in enumerate(begun):
+        if states is not None:
+            slots.put([count - other], states)
     bounds = [0, _FIRST, _FIRST + _NEXT, *range(_FIRST + _NEXT + 1, _LENGTH + 1)]
     for begin, end in pairwise(bounds):
         # Slots the other way round, and the others' texts of another length, so that a wrong row or position shows.
         pieces = [
-            Piece(slot=count - other, begin=begin, ids=ids[begin:end].tolist(), adapter=other)
+            Piece(slot=count - other, begin=first + begin, ids=ids[begin:end].tolist(), adapter=other)
             if other == member
-            else Piece(slot=count - other, begin=0, ids=[other % vocabulary] * (1 + (begin + other) % 3), adapter=other)
-            for other in range(count)
+            else Piece(
+                slot=count - other, begin=first, ids=[other % vocabulary] * (1 + (begin + other) % 3), adapter=other
+            )
+            for other, first in enumerate(before)
         ]
-        layout = Layout(pieces, device)
-        with slots.passing(layout):
-            logits = side.logits(layout.input_ids, layout.position_ids, layout.ends, shares_of(pieces, count))
+        logits = _run(side, slots, pieces)
         if end < _LENGTH and end >= _FIRST:
             got.append(torch.log_softmax(logits[member], -1)[int(ids[end])])
     told = [place - _FIRST for place in bounds[1:-1]]
     return (torch.stack(got) - wanted[told]).double().abs()
+
+
+def _run(side: SideBySide, slots: Slots, pieces: list[Piece]) -> torch.Tensor:
+    """One pass: what follows each piece."""
+    layout = Layout(pieces, side.trunk.device)
+    with slots.passing(layout):
+        return side.logits(layout.input_ids, layout.position_ids, layout.ends, shares_of(pieces, len(side.members)))

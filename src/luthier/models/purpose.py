@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from luthier.core.errors import ModelError
 from luthier.core.tasks import Labels, Problem, Task
+from luthier.models.sentences import read_pooling, write_modules
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from luthier.recipe import Recipe
 
 FILE = "luthier_task.json"
-POOLING = "1_Pooling/config.json"  # sentence-transformers' folders say it there
-_POOLED = {"pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "last", "pooling_mode_mean_tokens": "mean"}
 _OBJECTIVES: dict[Task, str] = {
     "SEQ_CLS": "classification",
     "TOKEN_CLS": "token_classification",
@@ -48,10 +47,18 @@ class Purpose:
     labels: Labels | None = None
     data: dict[str, Any] = field(default_factory=dict)
 
-    def write(self, folder: Path) -> None:
-        """Write it beside a result's weights."""
+    def write(self, folder: Path, model: PreTrainedModel | None = None) -> None:
+        """Write it beside a result's weights.
+
+        Args:
+            folder: Theirs.
+            model: Where the folder holds all of it; one of vectors is then one of sentence-transformers too.
+        """
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
         (folder / FILE).write_text(text, encoding="utf-8")
+        if model is not None and self.task == "FEATURE_EXTRACTION":
+            width = model.config.get_text_config().hidden_size
+            write_modules(folder, self.objective, width=width, most=self.data.get("max_length"))
 
 
 def purpose_of(recipe: Recipe, task: Task, labels: Labels | None) -> Purpose | None:
@@ -100,14 +107,15 @@ def guessed(model: PreTrainedModel, task: Task, folder: Path) -> Purpose:
         folder: What the user named.
 
     Raises:
-        ModelError: It predicts words, or transformers' class for its task has no labels that can be read.
+        ModelError: It predicts words, transformers' class for its task has no labels that can be read, or its vectors
+            are pooled in a way that is unknown here.
     """
     if task not in _OBJECTIVES:
         allowed = "a model that labels texts or words, answers from a context, or gives vectors"
         raise ModelError(f"model {folder}", f"it is for {task}: it writes words", allowed, "use `luthier generate`")
     objective: dict[str, Any] = {"name": _OBJECTIVES[task]}
     if task == "FEATURE_EXTRACTION":
-        objective["pooling"] = _pooling(folder)
+        objective["pooling"] = read_pooling(Path(folder))
     labels = labels_in(model.config) if task in ("SEQ_CLS", "TOKEN_CLS") else None
     return Purpose(task=task, objective=objective, labels=labels)
 
@@ -130,11 +138,3 @@ def name_labels(config: PretrainedConfig, labels: Labels | None) -> None:
     config.id2label = dict(enumerate(labels.names))
     config.label2id = {name: place for place, name in enumerate(labels.names)}
     config.problem_type = labels.problem
-
-
-def _pooling(folder: Path) -> str:
-    try:
-        told = json.loads((Path(folder) / POOLING).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return "mean"
-    return next((how for key, how in _POOLED.items() if told.get(key)), "mean")

@@ -27,6 +27,7 @@ from transformers.pytorch_utils import Conv1D
 from luthier.core.errors import ModelError
 from luthier.kernels.forest import Share
 from luthier.kernels.lowrank_many import Part, many_lowrank_linear
+from luthier.models.adaption_many import attach_many
 from luthier.models.backbone import head_logits, head_logprobs, hidden_states
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ class SideBySide:
             if any(name.startswith(f"{outer}.") for outer in changed):
                 continue
             own = [member.get_submodule(name) for member in self.members]
+            attach_many(self.trunk.get_submodule(name), own, self._now)
             if all(type(one) is type(module) and not _trains(one) for one in own):
                 continue
             if not name:

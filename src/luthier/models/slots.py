@@ -21,13 +21,16 @@ import numpy as np
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from luthier.kernels.native_slots import fits, native_slots
 from luthier.kernels.slots import Score, attend
 from luthier.models.planted import sees_ahead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from luthier.kernels.slots import Layout
+
+    Begun = list[tuple[torch.Tensor, torch.Tensor]]  # of each layer: keys and values [K, n, D]
 
 NAME = "luthier_slots"
 
@@ -52,6 +55,17 @@ class Slots:
             made = [_zeros(size, key.dtype, key.device) for size in sizes]
             self._layers[id(module)] = (made[0], made[1])
         return self._layers[id(module)]
+
+    def put(self, slots: Sequence[int], begun: Begun) -> None:
+        """Let sequences begin with some keys and values; a pass has been there before."""
+        places = list(slots)
+        for own, given in zip(self._layers.values(), begun, strict=True):
+            for kept, states in zip(own, given, strict=True):
+                kept[places, :, : states.shape[1]] = states.to(kept)
+
+    def begun(self, slot: int, length: int) -> Begun:
+        """A copy of what a sequence begins with."""
+        return [(k[slot, :, :length].clone(), v[slot, :, :length].clone()) for k, v in self._layers.values()]
 
     def clear(self, slot: int, length: int) -> None:
         """Forget a sequence. What is masked is multiplied by zero, and zero times NaN would reach the next one."""
@@ -135,9 +149,11 @@ def _interface(  # noqa: PLR0913 - transformers' own signature
     layout = slots.layout
     assert layout is not None
     keys, values = slots.of(module, key[0], value[0])
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if softcap is None and s_aux is None and fits(query, key, value, keys, values, layout):
+        return native_slots(query[0], key[0], value[0], keys, values, layout, window, scaling)[None], None
     keys[layout.slots, :, layout.position_ids] = key[0].transpose(0, 1)
     values[layout.slots, :, layout.position_ids] = value[0].transpose(0, 1)
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     out = attend(query[0].transpose(0, 1), keys, values, layout, window, Score(scaling, softcap, s_aux))
     return out[None], None
 

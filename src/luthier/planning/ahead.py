@@ -11,6 +11,7 @@ from luthier.planning.case import Case, reference_mode
 from luthier.planning.counts import count
 from luthier.planning.fit import Fitted, fit_memory
 from luthier.planning.free import free_bytes, size
+from luthier.planning.layers import again_flops
 from luthier.planning.remedies import find_remedies
 from luthier.planning.speed import TRIED, Speed, time_passes, timed_speed
 from luthier.planning.work import Work, some_batches, work_of
@@ -88,7 +89,9 @@ class Ahead:
             "peak_memory_bytes": need.total,
             "memory": asdict(need),
             "seconds": None if self.speed is None else self.speed.seconds,
-            "recomputed_layers": self.fitted.recomputed,
+            "activations": self.fitted.layers.to_json(),
+            "host_memory_bytes": self.fitted.host_bytes,
+            "recomputed_flops": again_flops(self.fitted.layers, self.fitted.counts, self.work),
             "idle_bytes": self.idle,
             "measured": measured,
         }

@@ -19,7 +19,7 @@ from luthier.models.quantized import checkpoint_kind
 from luthier.models.threads import fitting_threads
 from luthier.planning.calibrate import here
 from luthier.planning.counts import count
-from luthier.planning.fit import fewest
+from luthier.planning.layers import Layers, choose
 from luthier.planning.machines import Machine, has_bfloat16, named
 from luthier.planning.moving import NOT_COUNTED
 from luthier.planning.need import CONTEXT, SHARE, Need, need_of
@@ -69,18 +69,22 @@ class Case:
         """Bytes that a run may take on each device, the driver's left out."""
         return int(SHARE * self.machine.memory)
 
-    def need(self, recomputed: int, stage: int = 0) -> Need:
+    def need(self, layers: Layers, stage: int = 0) -> Need:
         """Bytes on each device."""
         device, count = self.machine.device, self.machine.count
         shards = (count if stage > 0 else 1, count if stage > 1 else 1, count if stage > 2 else 1)
-        return need_of(self.counts, self.work, self.recipe.optim, device, recomputed=recomputed, shards=shards)
+        again, waiting = layers.recomputed, layers.offloaded
+        words = (self.counts, self.work, self.recipe.optim, device)
+        return need_of(*words, recomputed=again, offloaded=waiting, shards=shards)
 
-    def recomputed(self) -> int:
-        """Layers that run again, as the recipe says or as few as it takes."""
+    def layers(self) -> Layers:
+        """What becomes of each layer's activations: as the recipe says, or the cheapest mix that fits.
+
+        Raises:
+            RecipeError: The recipe asks for what the architecture or the device has not.
+        """
         wanted = self.recipe.train.gradient_checkpointing
-        if wanted == "auto" and self.counts.recomputes:
-            return fewest(self.counts, self.work, self.recipe.optim, self.machine.device, self.room, whole=True)
-        return self.counts.layers if wanted is True else 0
+        return choose(wanted, self.counts, self.machine.device, lambda layers: self.fits(self.need(layers)))
 
     def fits(self, need: Need) -> bool:
         """Whether a device holds it."""
@@ -111,11 +115,11 @@ def open_case(recipe: Recipe, on: str | None, say: Say) -> Case:
     return Case(recipe=recipe, counts=counts, work=work, machine=machine, dtype=dtype, timed=timed)
 
 
-def speed_of(case: Case, need: Need, recomputed: int) -> Speed:
+def speed_of(case: Case, need: Need, layers: Layers) -> Speed:
     """Seconds of a case: of passes that were timed, where they were."""
     if case.timed is not None:
-        return timed_speed(case.timed, case.counts, case.work, recomputed=recomputed)
-    return counted_speed(case.counts, case.work, need, case.machine, case.dtype, recomputed=recomputed)
+        return timed_speed(case.timed, case.counts, case.work, layers)
+    return counted_speed(case.counts, case.work, need, case.machine, case.dtype, layers)
 
 
 def counts_of(recipe: Recipe, dtype: str, labels: int | None) -> Counts:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.engine.flops import Rates, count_rates
@@ -66,12 +67,12 @@ class Counts:
     starts_as_base: bool = True
     counted: str = "model"
 
-    @property
+    @cached_property
     def numbers(self) -> int:
         """Numbers that train."""
         return sum(map(sum, self.trained.values()))
 
-    @property
+    @cached_property
     def gradients(self) -> int:
         """Numbers of gradients that are there at once; with smaller ones, these and what stands for parameters too."""
         largest = max((numel for some in self.trained.values() for numel in some), default=0)

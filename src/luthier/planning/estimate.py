@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from luthier.planning.case import Case, speed_of
+from luthier.planning.layers import again_flops, host_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from luthier.planning.layers import Layers
     from luthier.planning.need import Need
     from luthier.planning.speed import Speed
     from luthier.planning.work import Work
@@ -51,7 +53,7 @@ class Plan:
     Attributes:
         case: What it was worked out from.
         need: Bytes on each device.
-        recomputed: Layers that run again in the backward pass.
+        layers: What becomes of each layer's activations, and why.
         speed: Seconds.
         fits: Whether each device holds it.
         largest_batch: The largest `per_device_train_batch_size` that fits; 0 where none does.
@@ -63,7 +65,7 @@ class Plan:
 
     case: Case
     need: Need
-    recomputed: int
+    layers: Layers
     speed: Speed
     fits: bool
     largest_batch: int
@@ -96,8 +98,9 @@ class Plan:
             "time_told": self.speed.told,
             "machine": case.machine.to_json(),
             "dtype": case.dtype,
-            "recomputed_layers": self.recomputed,
-            "layers": counts.layers,
+            "activations": self.layers.to_json(),
+            "host_memory_bytes": host_bytes(self.layers, counts, case.work),
+            "recomputed_flops": again_flops(self.layers, counts, case.work),
             "total_parameters": counts.parameters,
             "trainable_parameters": counts.numbers,
             "counted": counts.counted,
@@ -116,16 +119,16 @@ class Plan:
 
 def plan_of(case: Case, *, remedies: tuple[Remedy, ...] = ()) -> Plan:
     """Work out a plan."""
-    recomputed = case.recomputed()
-    need = case.need(recomputed)
+    layers = case.layers()
+    need = case.need(layers)
     layouts = {}
     if case.machine.count > 1:
-        layouts = {name: case.need(recomputed, stage).total for name, stage in LAYOUTS.items()}
+        layouts = {name: case.need(layers, stage).total for name, stage in LAYOUTS.items()}
     return Plan(
         case=case,
         need=need,
-        recomputed=recomputed,
-        speed=speed_of(case, need, recomputed),
+        layers=layers,
+        speed=speed_of(case, need, layers),
         fits=case.fits(need),
         largest_batch=_largest_batch(case),
         layouts=layouts,
@@ -140,7 +143,7 @@ def _largest_batch(case: Case) -> int:
 
     def fits(batch: int) -> bool:
         other = replace(case, work=batched(case.work, batch / size))
-        return other.fits(other.need(other.recomputed()))
+        return other.fits(other.need(other.layers()))
 
     if not fits(1):
         return 0

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Before a run: will it fit, and how many layers must keep less? What would not fit is refused.
 
-`gradient_checkpointing: auto` recomputes as few layers as it takes: each layer that runs again in the backward pass
-costs its forward pass, so none does where everything fits.
+`planning.layers` says what becomes of each layer's activations; here it is done.
 """
 
 from __future__ import annotations
@@ -10,12 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from luthier.core.errors import RecipeError
-from luthier.engine.regional import decoder_layers
-from luthier.models.backbone import recompute_layers
+from luthier.models.recomputing import one_by_one, recompute_layers, repeated_layers
 from luthier.planning.counts import count
 from luthier.planning.free import free_bytes, size
-from luthier.planning.need import CONTEXT, SHARE, Need, need_of
+from luthier.planning.layers import KEY, Layers, choose, host_bytes
+from luthier.planning.need import SHARE, Need, need_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from luthier.core.trainable import Trainable
     from luthier.planning.counts import Counts
     from luthier.planning.work import Work
-    from luthier.recipe import Optim, Recipe
+    from luthier.recipe import Recipe
 
     Say = Callable[[str], None]
 
@@ -37,12 +38,14 @@ class Fitted:
     Attributes:
         counts: The model with its method.
         need: What a step needs.
-        recomputed: Layers that run again in the backward pass.
+        layers: What becomes of each layer's activations.
+        host_bytes: Of the host's pinned memory.
     """
 
     counts: Counts
     need: Need
-    recomputed: int
+    layers: Layers
+    host_bytes: int = 0
 
 
 def fit_memory(
@@ -67,49 +70,53 @@ def fit_memory(
         remedies: Says what would make it fit; asked for where it does not.
 
     Raises:
-        RecipeError: Recomputing is asked for, and the architecture has none; or the run does not fit.
+        RecipeError: What is asked for is not to be had of the architecture or the device; or the run does not fit.
     """
     model: Any = trainable.model
     device, wanted = model.device.type, recipe.train.gradient_checkpointing
     if free is None and (free := free_bytes(model.device)) is not None and device == "cpu":
         free //= ranks
-    counts = count(trainable)
-    if wanted is True and not counts.recomputes:
-        received = f"{type(model).__name__} cannot recompute its layers"
-        raise RecipeError("train.gradient_checkpointing", received, "auto or false", "remove it")
-    recomputed = 0
-    if wanted is True:
-        recomputed = counts.layers
-    elif wanted == "auto" and counts.recomputes and free is not None:
-        recomputed = fewest(counts, work, recipe.optim, device, int(SHARE * free))
-    need = need_of(counts, work, recipe.optim, device, recomputed=recomputed)
-    if recomputed or wanted is True:
-        layers = decoder_layers(model)
-        recompute_layers(model, layers=layers[:recomputed] if 0 < recomputed < len(layers) else None)
-        of = "" if recomputed >= counts.layers else f" in {recomputed} of {counts.layers} layers"
-        why = f": {told(need)}, {size(free)} free" if wanted == "auto" and free is not None else ""
-        say(f"gradient checkpointing is on{of}{why}")
-    if free is not None and need.growth > free and not recipe.train.skip_memory_check:
-        raise does_not_fit(need, free, remedies() if remedies else "")
-    return Fitted(counts=counts, need=need, recomputed=recomputed)
+    counts, modules = count(trainable), repeated_layers(model)
+    host = None if device == "cpu" else free_bytes(torch.device("cpu"))
+    most = None if host is None else int(SHARE * host) // ranks
+
+    def need(layers: Layers) -> Need:
+        again, waiting = layers.recomputed, layers.offloaded
+        return need_of(counts, work, recipe.optim, device, recomputed=again, offloaded=waiting)
+
+    def waits(layers: Layers) -> bool:
+        return most is None or host_bytes(layers, counts, work) <= most
+
+    def fits(layers: Layers) -> bool:
+        return free is None or (need(layers).growth <= int(SHARE * free) and waits(layers))
+
+    singly = bool(modules) and one_by_one(modules) and len(modules) == counts.layers
+    layers = choose(wanted, counts, device, None if free is None else fits, singly=singly)
+    found = Fitted(counts=counts, need=need(layers), layers=layers, host_bytes=host_bytes(layers, counts, work))
+    if most is not None and not waits(layers):
+        raise RecipeError(KEY, f"{layers}, which takes {size(found.host_bytes)}", f"at most {size(most)}", "write true")
+    if layers.again or wanted is True:
+        _turn_on(model, modules, layers)
+        why = f": {told(found.need)}, {size(free)} free" if wanted == "auto" and free is not None else ""
+        say(f"gradient checkpointing is on{_where(layers)}{why}")
+    if free is not None and found.need.growth > free and not recipe.train.skip_memory_check:
+        raise does_not_fit(found.need, free, remedies() if remedies else "")
+    return found
 
 
-def fewest(counts: Counts, work: Work, optim: Optim, device: str, room: int, *, whole: bool = False) -> int:
-    """The fewest layers that must be recomputed so that a step fits, or all of them where none do.
+def _turn_on(model: Any, modules: list[torch.nn.Module], layers: Layers) -> None:
+    """Let layers run again; of a model that knows all or none, all."""
+    if layers.again in (0, layers.of) and not layers.offloaded:
+        recompute_layers(model)
+        return
+    chosen = [modules[place] for place in layers.chosen]
+    recompute_layers(model, layers=chosen, offloaded=chosen[: layers.offloaded])
 
-    Args:
-        counts: The model with its method.
-        work: What a step holds.
-        optim: Which optimiser.
-        device: `cpu` or `cuda`.
-        room: Bytes that a step may take.
-        whole: Whether the model itself counts too: it is not there yet.
-    """
-    for recomputed in range(counts.layers + 1):
-        need = need_of(counts, work, optim, device, recomputed=recomputed)
-        if (need.total + CONTEXT[device] if whole else need.growth) <= room:
-            return recomputed
-    return counts.layers
+
+def _where(layers: Layers) -> str:
+    of = "" if layers.again >= layers.of else f" in {layers.again} of {layers.of} layers"
+    waiting = "all" if layers.offloaded == layers.again else str(layers.offloaded)
+    return f"{of}, inputs of {waiting} in the host's memory" if layers.offloaded else of
 
 
 def does_not_fit(need: Need, free: int, fix: str) -> RecipeError:

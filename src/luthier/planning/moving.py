@@ -41,17 +41,24 @@ def on_meta(model: PreTrainedModel, method: dict[str, Any]) -> Moving | None:
             trainable: Trainable = entry.apply(copy, started(method))
     except (*NOT_COUNTED, LuthierError):
         return None
+    return moving_of(trainable, stored_bytes(model))
+
+
+def moving_of(trainable: Trainable, before: int) -> Moving:
+    """What moves of a model that a method was applied to, which took so many bytes without it."""
     moving = list({id(p): p for p in trainable.parameters().values()}.values())
-    added = sum(p.numel() * p.element_size() for p in copy.parameters()) - sum(
-        p.numel() * p.element_size() for p in model.parameters()
-    )
     return Moving(
         trained=by_size([(p.numel(), p.element_size()) for p in moving]),
-        added=max(0, added),
+        added=max(0, stored_bytes(trainable.model) - before),
         moved=moved_numbers(trainable) if trainable.transforms else None,
         beside_state=transform_bytes(trainable),
         layerwise=trainable.layerwise,
     )
+
+
+def stored_bytes(model: torch.nn.Module) -> int:
+    """Bytes of all parameters, had each number a place."""
+    return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 def started(method: dict[str, Any]) -> Any:

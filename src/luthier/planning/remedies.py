@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import LuthierError
 from luthier.planning.case import Case, counts_of, speed_of
 from luthier.planning.estimate import Remedy, batched
+from luthier.planning.layers import Layers
 from luthier.recipe import load_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from luthier.planning.counts import Counts
     from luthier.recipe import Recipe
 
 SHOWN = 3
@@ -28,28 +31,45 @@ def find_remedies(case: Case) -> tuple[Remedy, ...]:
     Args:
         case: Which does not fit.
     """
-    before = speed_of(case, case.need(0), 0).seconds
+    none = Layers(of=case.counts.layers)
+    before = speed_of(case, case.need(none), none).seconds
+    counted = Counted(case)
     found = []
     for keys in _ways(case.recipe):
-        remedy = _tried(case, keys, before)
+        remedy = _tried(case, keys, before, counted)
         if remedy is not None:
             found.append(remedy)
     return tuple(sorted(found, key=lambda remedy: (remedy.seconds, len(remedy.keys)))[:SHOWN])
 
 
-def _tried(case: Case, keys: dict[str, Any], before: float) -> Remedy | None:
+class Counted:
+    """Counts of changed recipes: each model with its method is counted once, however many ways have it."""
+
+    def __init__(self, case: Case) -> None:
+        self._dtype = case.dtype
+        self._known: dict[str, Counts] = {}
+
+    def of(self, recipe: Recipe) -> Counts:
+        """A recipe's counts."""
+        key = json.dumps([recipe.model.model_dump(mode="json"), recipe.method], default=str)
+        if key not in self._known:
+            self._known[key] = counts_of(recipe, self._dtype, None)
+        return self._known[key]
+
+
+def _tried(case: Case, keys: dict[str, Any], before: float, counted: Counted) -> Remedy | None:
     """What a change gives; None where the recipe refuses it, or it does not fit either."""
     tree = case.recipe.model_dump(mode="json")
     try:
         words = [f"{key}={value}" for key, value in keys.items()]
-        other = _changed(case, load_recipe(tree, words).recipe, keys)
+        other = _changed(case, load_recipe(tree, words).recipe, keys, counted)
+        layers = other.layers()
     except LuthierError:
         return None  # it does not go with another key, or the method has no such one
-    recomputed = other.recomputed()
-    need = other.need(recomputed)
+    need = other.need(layers)
     if not other.fits(need):
         return None
-    seconds = speed_of(other, need, recomputed).seconds
+    seconds = speed_of(other, need, layers).seconds
     if keys.get("model.quantization") == "nf4":
         seconds *= _SLOWER_IN_FOUR_BITS
     return Remedy(
@@ -57,11 +77,11 @@ def _tried(case: Case, keys: dict[str, Any], before: float) -> Remedy | None:
     )
 
 
-def _changed(case: Case, recipe: Recipe, keys: dict[str, Any]) -> Case:
+def _changed(case: Case, recipe: Recipe, keys: dict[str, Any], counted: Counted) -> Case:
     """The case of another recipe on the same rows."""
     counts, work, timed = case.counts, case.work, case.timed
     if any(key.startswith(("method", "model")) for key in keys):
-        counts = counts_of(recipe, case.dtype, None)
+        counts = counted.of(recipe)
         if timed is not None:
             changed = counts.rates.per_token / max(1.0, case.counts.rates.per_token)
             timed = replace(timed, passing=timed.passing * changed)
@@ -82,7 +102,7 @@ def _ways(recipe: Recipe) -> Iterator[dict[str, Any]]:
     train, method = recipe.train, recipe.method
     batches = list(_batches(train.per_device_train_batch_size, train.gradient_accumulation_steps))
     checkpointing: dict[str, Any] = {}
-    if train.gradient_checkpointing is False:
+    if train.gradient_checkpointing not in (True, "auto", "offload"):
         checkpointing = {"train.gradient_checkpointing": "auto"}
         yield checkpointing
     yield from batches

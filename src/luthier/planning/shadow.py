@@ -2,7 +2,7 @@
 """A model with its method from the configuration alone: its real layers, whose weights take no memory.
 
 Each matrix is one row of random numbers that all rows share (stride 0), so layers of a 70B cost kilobytes (stacked
-experts: one expert's matrices). Widths, architecture, fast modules and the method are the real ones, so what is counted
+experts: one expert's matrices), and their products a column (`planning.alike`). Widths, architecture, fast modules and the method are the real ones, so what is counted
 in a shadow is what is counted in the model. Models above a billion numbers are cut to one and two layers of each kind;
 what the others have is the difference.
 """
@@ -24,8 +24,9 @@ from luthier.models.planted import NAME
 from luthier.models.source_target import is_encoder_decoder
 from luthier.models.tasks import auto_class
 from luthier.planning.activations import Kept, bytes_per_token, kept_bytes
+from luthier.planning.alike import AlikeRows
 from luthier.planning.counts import Counts, count, linear_numbers
-from luthier.planning.moving import NOT_COUNTED, Moving, on_meta, started
+from luthier.planning.moving import NOT_COUNTED, Moving, moving_of, on_meta, started, stored_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,23 +80,29 @@ def shadow_counts(
     Raises:
         UserError: The method refuses the model.
     """
+    with AlikeRows():
+        return _counted(config, dtype, task, method, trust_remote_code)
+
+
+def _counted(
+    config: PretrainedConfig, dtype: torch.dtype, task: Task, method: dict[str, Any], trust_remote_code: bool
+) -> Counts:
     whole = build(config, dtype, task, trust_remote_code)
     if sum(p.numel() for p in whole.parameters()) <= WHOLE or is_encoder_decoder(whole):
         return count(_applied(whole, method), "configuration")
-    exact = on_meta(whole, method)
+    taken, exact = stored_bytes(whole), on_meta(whole, method)
     cut = build(config, dtype, task, trust_remote_code, words=_WORDS)
     kinds = [number for _, _, number in _kinds(_list_of(cut))]
     try:
-        kept, rates, numbers = [], [], []
+        kept, rates = [], []
         for trainable in _cuts(cut, method):
             kept.append(kept_bytes(trainable.model))
             rates.append(count_rates(cast("PreTrainedModel", trainable.model)))
-            numbers.append(trainable.num_trainable)
     except (*NOT_COUNTED, LuthierError):
-        if exact is None:
-            raise
         return count(_applied(whole, method), "configuration")  # slow, and always right
-    return _extended(whole, exact, kinds, kept, rates, numbers, trainable)
+    if exact is None:
+        exact = moving_of(_applied(build(config, dtype, task, trust_remote_code), method), taken)
+    return _extended(whole, exact, kinds, kept, rates, trainable)
 
 
 def dense_shadow(
@@ -123,20 +130,11 @@ def dense_shadow(
 
 
 def _extended(
-    whole: PreTrainedModel,
-    exact: Moving | None,
-    kinds: list[int],
-    kept: list[Kept],
-    rates: list[Rates],
-    numbers: list[int],
-    last: Trainable,
+    whole: PreTrainedModel, exact: Moving, kinds: list[int], kept: list[Kept], rates: list[Rates], last: Trainable
 ) -> Counts:
     """The whole model's counts from those of its cuts."""
     parameters = [(p.numel(), p.element_size()) for p in whole.parameters()]
     text: Any = whole.config.get_text_config()
-    if exact is None:
-        total = int(_grown(numbers, kinds))
-        exact = Moving({4: (total,)}, 4 * total)
     head = 2 * text.hidden_size * (int(text.vocab_size) - _WORDS)  # products forward and for x; a cut's is narrow
     trains_head = 1 + any(n == text.hidden_size * text.vocab_size for some in exact.trained.values() for n in some) / 2
     return Counts(
@@ -196,7 +194,8 @@ def _cuts(model: PreTrainedModel, method: dict[str, Any]) -> Iterator[Trainable]
     layers = _list_of(model)
     kinds = _kinds(layers)
     _keep(layers, [layer for first, second, _ in kinds for layer in dict.fromkeys((first, second))])
-    trainable = _applied(model, method)
+    with _told(model, len(layers)):
+        trainable = _applied(model, method)
     for first, second, _ in kinds:
         for some in ([first], [first, second]):
             _keep(layers, some)

@@ -18,6 +18,7 @@ from luthier.engine.optim import build_optimizer
 from luthier.kernels.forest import plant
 from luthier.models import outputs
 from luthier.planning.calibrate import best_of, timed
+from luthier.planning.layers import Layers, again_flops, copying_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -137,12 +138,20 @@ def _update(trainable: Trainable, optim: Optim) -> float:
     return best_of(optimizer.step, device) / numbers
 
 
-def timed_speed(found: Timed, counts: Counts, work: Work, *, recomputed: int = 0) -> Speed:
-    """Of a run on the machine that was timed."""
-    again = 1 + recomputed / max(1, counts.layers) / in_forwards(counts)
+def timed_speed(found: Timed, counts: Counts, work: Work, layers: Layers | None = None) -> Speed:
+    """Of a run on the machine that was timed.
+
+    Args:
+        found: The passes; as the run makes them, or with all activations kept.
+        counts: The model with its method.
+        work: What the run computes.
+        layers: What becomes of activations that the timed passes kept; None: the passes were those of the run.
+    """
+    layers = layers or Layers(of=counts.layers)
+    again = 1 + layers.share / in_forwards(counts)
     asked = found.asking * work.all_tokens
     update = found.update * counts.numbers * work.steps
-    seconds = found.passing * again * work.all_tokens + update
+    seconds = found.passing * again * work.all_tokens + update + copying_seconds(layers, counts, work)
     seconds += asked if work.asked_in_steps else 0.0
     return Speed(
         step=seconds / max(1, work.steps),
@@ -153,14 +162,12 @@ def timed_speed(found: Timed, counts: Counts, work: Work, *, recomputed: int = 0
     )
 
 
-def counted_speed(
-    counts: Counts, work: Work, need: Need, machine: Machine, dtype: str, *, recomputed: int = 0
-) -> Speed:
+def counted_speed(counts: Counts, work: Work, need: Need, machine: Machine, dtype: str, layers: Layers) -> Speed:
     """Of a run on a machine that is named, all of whose devices share each step."""
     rate = machine.peak(dtype) * machine.utilisation
     ahead = 2.0 * counts.parameters * work.all_tokens  # a forward pass
     flops = _flops(counts, work)
-    computed = flops + ahead * (recomputed / max(1, counts.layers) + (1.0 if work.asked_in_steps else 0.0))
+    computed = flops + again_flops(layers, counts, work) + (ahead if work.asked_in_steps else 0.0)
     passes = work.steps * work.micro_batches
     read = passes * 3 * need.weights / machine.bandwidth  # the base once ahead, and twice on the way back
     moved = need.gradients + 2 * need.masters + 2 * need.optimizer + need.adapters
@@ -168,7 +175,8 @@ def counted_speed(
     linked = 0.0
     if machine.count > 1:
         linked = work.steps * 2 * need.gradients * (machine.count - 1) / machine.count / machine.link
-    seconds = max(computed / (rate * machine.count), read) + update + linked
+    copied = copying_seconds(layers, counts, work) / machine.count
+    seconds = max(computed / (rate * machine.count), read) + update + linked + copied
     return Speed(
         step=seconds / max(1, work.steps),
         seconds=seconds,

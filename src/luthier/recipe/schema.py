@@ -189,6 +189,21 @@ def _trackers(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _checkpointing(value: Any) -> Any:
+    """Each layer of a list once, in order; a number is a share, so 1 would be read in two ways."""
+    right = isinstance(value, bool) or value in ("auto", "offload") or (type(value) is float and 0 < value < 1)
+    listed = isinstance(value, list | tuple) and all(type(place) is int and place >= 0 for place in value)
+    if not right and not (listed and value):
+        raise ValueError("auto, true, false, offload, a share of the layers (0.5), or a list of them, from 0")
+    return tuple(sorted(set(value))) if listed else value
+
+
+Checkpointing = Annotated[
+    Literal["auto", "offload"] | bool | Annotated[float, Field(gt=0.0, lt=1.0)] | tuple[NonNegative, ...],
+    BeforeValidator(_checkpointing),
+]
+
+
 Trackers = Annotated[tuple[str, ...], BeforeValidator(_trackers)]
 
 
@@ -205,8 +220,9 @@ class Train(Section):
     """Micro-batches of an optimiser step; the loss is normalised over all of them."""
     per_device_eval_batch_size: Positive = 8
     """As for training, in evaluation."""
-    gradient_checkpointing: Literal["auto"] | bool = "auto"
-    """Recompute activations in the backward pass; `auto`: in as few layers as it takes to fit into memory."""
+    gradient_checkpointing: Checkpointing = "auto"
+    """Run layers again in the backward pass instead of keeping their activations: all (`true`), a share of them, or a
+    list, from 0; `offload`: all, and their inputs wait in the host's memory; `auto`: as few as fit into memory."""
     skip_memory_check: bool = False
     """Start a run that its plan says does not fit into the free memory."""
     torch_compile: bool = False

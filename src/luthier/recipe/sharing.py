@@ -22,7 +22,7 @@ def why_alone(recipe: Recipe) -> str | None:
         return f"task {task} gives the model another head"
     if recipe.train.torch_compile:
         return "train.torch_compile is on"
-    if recipe.train.gradient_checkpointing is True:
+    if recipe.train.gradient_checkpointing not in (False, "auto"):
         return "train.gradient_checkpointing is on"
     return None
 

@@ -172,7 +172,7 @@ class _Server:
 
 
 def _card(served: Served) -> dict[str, Any]:
-    length = served.engine.capacity
+    length = served.capacity
     return {"id": served.name, "object": "model", "created": 0, "owned_by": "luthier", "max_model_len": length}
 
 
@@ -195,9 +195,9 @@ def _encode(served: Served, prompt: Any, raw: bool) -> list[int]:
 
 def _room(served: Served, ids: list[int], wanted: int | None) -> int:
     """Tokens that a reply may have."""
-    left = served.engine.capacity - len(ids)
+    left = served.capacity - len(ids)
     if left < (wanted or 1):
         asked = f"{len(ids)} tokens of prompt" + (f" and {wanted} of reply" if wanted else "")
-        message = f"{asked}; this model takes {served.engine.capacity} together. Shorten the prompt or lower max_tokens"
+        message = f"{asked}; this model takes {served.capacity} together. Shorten the prompt or lower max_tokens"
         raise BadRequest(message, param="max_tokens", code="context_length_exceeded")
     return wanted or left

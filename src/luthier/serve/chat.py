@@ -62,9 +62,9 @@ class Conversation:
         turns = [*self.turns, {"role": "user", "content": said}]
         first = [{"role": "system", "content": self.system}] if self.system else []
         ids = encode_prompt(self.served.tokenizer, [*first, *turns], len(self.turns) // 2, raw=False)
-        left = self.served.engine.capacity - len(ids)
+        left = self.served.capacity - len(ids)
         if left < 1:
-            received = f"{len(ids)} tokens of conversation; {self.served.name} takes {self.served.engine.capacity}"
+            received = f"{len(ids)} tokens of conversation; {self.served.name} takes {self.served.capacity}"
             raise UserError("chat", received, "a shorter conversation", "/reset begins again")
         manner = self.manner
         asked = Asked(

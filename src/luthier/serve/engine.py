@@ -23,6 +23,7 @@ from luthier.models.sampling import generator
 from luthier.models.side_by_side import shares_of
 from luthier.models.slots import Slots
 from luthier.models.threads import fitting_threads
+from luthier.models.virtual_slots import virtual_begun
 from luthier.serve.asked import News
 from luthier.serve.counts import Counts
 from luthier.serve.draw import chances, next_tokens
@@ -90,6 +91,10 @@ class Engine(threading.Thread):
     Attributes:
         counts: What has happened, for `/metrics`.
         most: Replies that one request may ever have.
+        virtual: Virtual tokens of each member, which its sequences begin with.
+
+    Raises:
+        ModelError: The slots are no longer than the virtual tokens.
     """
 
     def __init__(self, side: SideBySide, *, places: int, capacity: int, queue: int) -> None:
@@ -98,6 +103,11 @@ class Engine(threading.Thread):
         self.device: torch.device = side.trunk.device
         self.counts = Counts()
         self._slots = Slots(places, capacity)
+        self._begun = [virtual_begun(member) for member in side.members]
+        self.virtual = [0 if states is None else states[0][0].shape[1] for states in self._begun]
+        if max(self.virtual) >= capacity:
+            fix = "raise --max-model-len"
+            raise ModelError("slots", f"{capacity} tokens, {max(self.virtual)} of them virtual", "more tokens", fix)
         self._free = list(range(places))[::-1]  # the lowest slots first: single tokens run over all below the highest
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
@@ -205,6 +215,8 @@ class Engine(threading.Thread):
             while self._waiting and self._free:
                 sequence = self._waiting.popleft()
                 sequence.slot = self._free.pop()
+                if (begun := self._begun[sequence.adapter]) is not None:
+                    self._slots.put([sequence.slot], begun)
                 if sequence.asked.temperature > 0:
                     sequence.draws = generator(sequence.asked.seed, sequence.asked.number, self.device)
                 self._running.append(sequence)
@@ -246,14 +258,15 @@ class Engine(threading.Thread):
         for sequence, count in chosen:
             assert sequence.slot is not None
             ids = sequence.ids[sequence.done : sequence.done + count]
-            pieces.append(Piece(slot=sequence.slot, begin=sequence.done, ids=ids, adapter=sequence.adapter))
+            begin = self.virtual[sequence.adapter] + sequence.done
+            pieces.append(Piece(slot=sequence.slot, begin=begin, ids=ids, adapter=sequence.adapter))
         layout = Layout(pieces, self.device)
         shares = shares_of(pieces, self._members)
         with self._slots.passing(layout):
             logits = self.side.logits(layout.input_ids, layout.position_ids, layout.ends, shares)
         self.counts.prompt_tokens += sum(
-            min(piece.end, len(sequence.asked.ids)) - min(piece.begin, len(sequence.asked.ids))
-            for piece, (sequence, _) in zip(pieces, chosen, strict=True)
+            min(sequence.done + count, len(sequence.asked.ids)) - min(sequence.done, len(sequence.asked.ids))
+            for sequence, count in chosen
         )
         for sequence, count in chosen:
             sequence.done += count
@@ -284,7 +297,7 @@ class Engine(threading.Thread):
 
     def _end(self, sequence: Sequence, reason: Reason, message: str = "") -> None:
         if sequence.slot is not None:
-            self._slots.clear(sequence.slot, sequence.done)
+            self._slots.clear(sequence.slot, self.virtual[sequence.adapter] + sequence.done)
         with self._changed:
             if sequence.slot is None:
                 self._waiting.remove(sequence)

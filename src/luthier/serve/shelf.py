@@ -71,6 +71,11 @@ class Served:
     ends: frozenset[int]
     raw_ends: frozenset[int]
 
+    @property
+    def capacity(self) -> int:
+        """Tokens of prompt and reply that one may have."""
+        return self.engine.capacity - self.engine.virtual[self.adapter]
+
     def sequence(self, asked: Asked, tell: Tell) -> Sequence:
         """A reply under this name."""
         return Sequence(asked, self.adapter, self.tokenizer, tell)
@@ -191,11 +196,10 @@ def _holds_adapter(run: str) -> bool:
 def _put_on_its_base(bases: dict[Any, _Base], name: str, path: str, dtype: str | None) -> None:
     origin = find_origin(path)
     method = method_of(origin.config, origin.adapter)
-    if not getattr(method, "SHARES_BASE", False):
+    if not (getattr(method, "SHARES_BASE", False) or getattr(method, "LEAVES_BASE", False)):
         kind = method.__name__.rpartition(".")[2]
-        received = f"{kind}, which stands before the tokens or inside the attention"
         fix = "`luthier generate` and `luthier evaluate` run it"
-        raise ModelError(f"run {path}", received, "methods whose layers stand beside the base's", fix)
+        raise ModelError(f"run {path}", f"{kind}, which changes its base", "methods that leave the base as it is", fix)
     numbers = pick_dtype(dtype or origin.model.dtype, pick_device().type)
     told = origin.model.model_dump() | {"dtype": str(numbers), "adapter_name_or_path": None}
     if origin.model.quantization != "none":  # which modules a quantised base keeps as they are

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run of a study: trained, scored and filed, or taken from where it stands; and the model before training."""
+"""One run of a study: trained, scored and filed, or taken from where it stands."""
 
 from __future__ import annotations
 
-import json
 import traceback
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import Interrupted, LuthierError, RunStopped
 from luthier.evaluate.statistics import crossed
-from luthier.recipe.fingerprint import flat
 from luthier.run import load, train
 from luthier.study.inputs import inputs_digest
 from luthier.study.memory import release, resident_bytes, state_bytes
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from luthier.evaluate.suite import Suite
-    from luthier.recipe import Model, Recipe
     from luthier.run import RunResult
     from luthier.study.design import Design, Planned
 
@@ -100,7 +97,7 @@ def one(work: Work, planned: Planned, trained: Trained | None = None) -> Run:
         if record is None:
             record = _file(work, planned, wanted, trained or _train(work, planned, wanted))
         elif missing := unscored(folder, record, work.suites):
-            model, tokenizer = _trained(folder, recipe)
+            model, tokenizer = load(folder)
             record = write_summary(folder, add_scores(folder, record, model, tokenizer, missing, recipe))
         return replace(read_run(folder, record, work.suites, planned.variant, planned.seed), reused=reused)
     except RunStopped as error:  # this run alone: the study goes on, and the same command resumes it
@@ -154,32 +151,6 @@ def _file(work: Work, planned: Planned, wanted: dict[str, str], trained: Trained
     )
 
 
-def before(work: Work) -> Run:
-    """Score the model before training: the base recipe's model, as every variant finds it."""
-    recipe, folder = work.design.base.recipe, work.folder / "runs" / BASE
-    seen = {k: v for k, v in flat(recipe.model_dump(mode="json")).items() if k.startswith("model.")}
-    seen |= {"chat_template": recipe.data.chat_template, "system": recipe.data.system}
-    wanted = {"asked": json.dumps(seen, sort_keys=True), "inputs": inputs_digest(recipe)}
-    record = None if work.overwrite else stored(folder, wanted)
-    missing = work.suites if record is None else unscored(folder, record, work.suites)
-    if missing:
-        work.say(f"{BASE}: {recipe.model.model_name_or_path} before training")
-        model, tokenizer = _untrained(work, recipe)
-        record = {
-            "name": BASE,
-            "steps": 0,
-            "total_parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "dtype": str(model.dtype).removeprefix("torch."),
-            **(record or {}),
-            **wanted,
-        }
-        folder.mkdir(parents=True, exist_ok=True)
-        record = write_summary(folder, add_scores(folder, record, model, tokenizer, missing, recipe))
-    run = replace(read_run(folder, record or {}, work.suites, BASE, None), reused=not missing)
-    work.say(f"{BASE}: {told(run, work.suites[0].name)}")
-    return run
-
-
 def told(run: Run, suite: str) -> str:
     """A run's result in a few words."""
     if run.error:
@@ -188,30 +159,3 @@ def told(run: Run, suite: str) -> str:
     if run.variant != BASE:
         said += f", trained loss {run.summary['trained_loss']:.3f}, {run.summary['seconds']:.1f} s"
     return said + (" (was done already)" if run.reused else "")
-
-
-def _trained(folder: Path, recipe: Recipe) -> tuple[Any, Any]:
-    """A finished run's model, in the numbers that its recipe trained in."""
-    whole = folder / "model"
-    if not whole.is_dir():
-        return load(folder)
-    return _loaded(recipe.model.model_copy(update={"model_name_or_path": str(whole), "model_revision": None}))
-
-
-def _untrained(work: Work, recipe: Recipe) -> tuple[Any, Any]:
-    """The base model, and its tokenizer with the chat template that training will use."""
-    from luthier.data import prepare
-
-    model, tokenizer = _loaded(recipe.model)
-    prepared = prepare(recipe.data, tokenizer, which="train", say=work.say)
-    tokenizer.chat_template = prepared.chat_template or tokenizer.chat_template
-    return model, tokenizer
-
-
-def _loaded(chosen: Model) -> tuple[Any, Any]:
-    from luthier.engine.precision import pick_device, pick_dtype
-    from luthier.models import load_model, load_tokenizer
-
-    device = pick_device()
-    model = load_model(chosen, pick_dtype(chosen.dtype, device.type)).to(device)
-    return model, load_tokenizer(chosen.model_name_or_path, chosen.model_revision, chosen.trust_remote_code)

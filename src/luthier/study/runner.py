@@ -23,20 +23,22 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from luthier.core.errors import Interrupted, RecipeError, did_you_mean
+from luthier.evaluate.named import ROWS, TASK
 from luthier.evaluate.suite import load_suite
-from luthier.recipe.tasks import rows_of
+from luthier.recipe.tasks import rows_of, task_of
 from luthier.study.conclude import sentence
 from luthier.study.design import design, difference_lines, resolve_start
 from luthier.study.lock import held
 from luthier.study.memory import quick_release
 from luthier.study.on_ray import Cluster, package
-from luthier.study.one import Work, before, told
+from luthier.study.one import Work, told
 from luthier.study.record import places_of
 from luthier.study.report import write_report
 from luthier.study.results import Run, StudyResult
 from luthier.study.schema import BASE, load_study
 from luthier.study.settle import settle
 from luthier.study.together import alone_lines, several, share_out
+from luthier.study.untrained import before, settle_base
 from luthier.study.workers import Workers, places
 
 if TYPE_CHECKING:
@@ -87,12 +89,14 @@ def compare(
     suites = _suites(study, bases[0].recipe)
     if study.start is not None:
         bases.insert(0, resolve_start(study))
+    study, headless = settle_base(study, bases[-1].recipe, bases[0].recipe if study.start is not None else None)
     for note in (note for base in bases for note in base.notes):
         say(note)
     folder = _open_folder(study)
     with held(folder, say) as lock:
         again = partial(compare, overwrite=overwrite, say=say, callbacks=callbacks, on=on)
         plan = settle(study, again, overwrite=overwrite, say=say, callbacks=callbacks)
+        plan = replace(plan, notes=(*headless, *plan.notes))
         for line in (*difference_lines(plan), *plan.notes):
             say(line)
         work = Work(
@@ -139,12 +143,8 @@ def _suites(study: Study, recipe: Recipe) -> tuple[Suite, ...]:
     """What every model is asked: questions, or, of a task with labels, answers or vectors, rows of that task."""
     suites = tuple(_suite(given, study, recipe) for given in study.evaluate)
     if len({suite.name for suite in suites}) < len(suites):
-        raise RecipeError(
-            "study evaluate", f"received {[suite.name for suite in suites]}", "suites with names of their own"
-        )
-    if study.include_base and rows_of(recipe.objective["name"]) not in ("plain", "judged"):
-        received = f"true, for objective {recipe.objective['name']}: before training a model has no head to be judged"
-        raise RecipeError("study include_base", received, "false", "write include_base: false")
+        received = f"received {[suite.name for suite in suites]}"
+        raise RecipeError("study evaluate", received, "suites with names of their own")
     if study.tune:
         chooser = _suite(study.tune.on, study, recipe)
         if twin := next((suite.name for suite in suites if suite.digest == chooser.digest), None):
@@ -155,7 +155,10 @@ def _suites(study: Study, recipe: Recipe) -> tuple[Suite, ...]:
 
 
 def _suite(given: Given, study: Study, recipe: Recipe) -> Suite:
-    return load_suite(given, study.items, rows=rows_of(recipe.objective["name"]), rising=True)
+    """A file that is named alone holds questions, or, where models do not reply to any, rows as they are trained on."""
+    rows = rows_of(recipe.objective["name"])
+    questions = rows == "judged" or (rows == "plain" and task_of(recipe) != "SEQ_2_SEQ_LM")
+    return load_suite(given, study.items, rows=rows, alone=ROWS if questions else TASK, rising=True)
 
 
 def _all(work: Work, workers: Workers | Cluster | None, runs: list[Run], say: Callable[[str], None]) -> None:

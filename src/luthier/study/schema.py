@@ -74,7 +74,7 @@ class Study(Section):
     baseline: str | None = None
     """The variant that differences are taken against (or `base`, the model before training); default the first."""
     include_base: bool = True
-    """Score the model before training too, as the row `base`."""
+    """Score the model before training too, as the row `base`; left out by itself where it has no trained head."""
     claims: tuple[Claim, ...] = ()
     """What the study is to test: `{better: A, than: B}`, `{no_difference: [A, B]}`, `{at_least: A, as: B}`."""
     jobs: Positive = 1

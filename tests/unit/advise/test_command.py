@@ -6,7 +6,9 @@ from __future__ import annotations
 import json
 
 import pytest
+from tests.pairs import T5
 from tests.runs import Command, recipe_file, tree
+from transformers import AutoConfig
 
 from luthier.advise import rows as rows_module
 from luthier.recipe import load_recipe
@@ -196,3 +198,11 @@ def test_mistakes(luthier, tmp_path, words, told):
     assert said.code == 2
     assert told in said.err
     assert "Traceback" not in said.err
+
+
+def test_an_encoder_decoder_is_told_where_to_start(luthier, tmp_path):
+    AutoConfig.for_model("t5", **T5).save_pretrained(tmp_path / "t5")
+    said = luthier("advise", tmp_path / "t5")
+    assert said.code == 2
+    assert "t5, an encoder-decoder" in said.err
+    assert "recipes/seq2seq.yaml" in said.err

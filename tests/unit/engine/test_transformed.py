@@ -165,6 +165,7 @@ KINDS = {
     "galore": subspace(),
     "galore full": subspace(proj_type="full"),
     "galore rotate": subspace(moments="rotate"),
+    "galore in 4 bits": subspace(proj_bits=4, cos_threshold=0.0),
     "apollo": scaled(),
     "apollo svd": scaled(proj="svd", scale_type="tensor"),
 }

@@ -156,10 +156,14 @@ def test_rows_of_files(tmp_path):
     assert [sample.example.labels for sample in found.every] == [("1",), ("0",)]
     assert sum(found.refused.values()) == 1
     assert (found.left, read_samples(Source(path=str(file)), "labelled", 1).left) == (False, True)
-    with pytest.raises(DataError, match=r"rows\.csv:2: no text"):
-        bare_samples(str(file), "labelled")
-    with pytest.raises(DataError, match="columns text, label"):
+    bare = bare_samples(str(file), "labelled")
+    assert [sample.name.rpartition("/")[2] for sample in bare.every] == ["rows.csv:1", "rows.csv:3"]
+    assert [(name.rpartition("/")[2], reason) for name, reason in bare.faults] == [("rows.csv:2", "empty text")]
+    assert bare.refused == {"empty text": 1}
+    with pytest.raises(DataError, match=r"no row can be used .*columns text, label"):
         bare_samples(str(file), "question")
+    with pytest.raises(DataError, match="text 2: empty text"):
+        typed_samples(["a", " "], None, "labelled")
     assert typed_samples(["who?"], "a context", "question").every[0].example.context == "a context"
     assert len(typed_samples(["a", "b"], None, "texts").every) == 1
     with pytest.raises(DataError, match="--context"):

@@ -52,7 +52,7 @@ def _lose_a_tensor(model, written, tokenizer, folder, size):
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-_write = merging._write
+_write = merging.write_model
 
 
 @pytest.mark.parametrize("fault", [_drop_the_update, _forget_the_head, _not_a_number, _lose_a_tensor])
@@ -60,7 +60,7 @@ _write = merging._write
 def test_a_wrong_merge_is_caught(bench, monkeypatch, fault, size):
     adapter = bench.adapter(bench.base(), size=size)
     before = sorted(bench.folder.iterdir())
-    monkeypatch.setattr(merging, "_write", fault)
+    monkeypatch.setattr(merging, "write_model", fault)
     with pytest.raises(RunFailed):
         merge_run(adapter, bench.folder / "out", dtype="bfloat16")
     assert sorted(bench.folder.iterdir()) == before
@@ -70,7 +70,7 @@ def test_a_lost_short_training_is_caught(bench, monkeypatch):
     """The base is within the bound of bfloat16 here, and still not what was trained."""
     adapter = bench.adapter(bench.base(), size=0.008)
     assert merge_run(adapter, bench.folder / "good", dtype="bfloat16").proof.adapter_kl < 5e-3
-    monkeypatch.setattr(merging, "_write", _drop_the_update)
+    monkeypatch.setattr(merging, "write_model", _drop_the_update)
     with pytest.raises(RunFailed, match="half of what training changed"):
         merge_run(adapter, bench.folder / "out", dtype="bfloat16")
 
@@ -82,7 +82,7 @@ def test_a_full_disk(bench, monkeypatch):
     def full(*_) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(merging, "_write", full)
+    monkeypatch.setattr(merging, "write_model", full)
     with pytest.raises(RunFailed, match=r"No space left on device.*free some space"):
         merge_run(adapter, bench.folder / "out")
     assert sorted(bench.folder.iterdir()) == before

@@ -93,14 +93,14 @@ def _not_a_number(model, *rest):
     return _write(model, *rest)
 
 
-_write = merging._write
+_write = merging.write_model
 
 
 @pytest.mark.parametrize("fault", [_drop_the_update, _forget_the_head, _not_a_number])
 def test_a_wrong_merge_is_caught(adapter, tmp_path, monkeypatch, fault):
     folder = adapter(size=0.02)
     before = sorted(tmp_path.iterdir())
-    monkeypatch.setattr(merging, "_write", fault)
+    monkeypatch.setattr(merging, "write_model", fault)
     with pytest.raises(RunFailed, match="is not the trained one: values after"):
         merge_run(folder, tmp_path / "out", dtype="bfloat16")
     assert sorted(tmp_path.iterdir()) == before

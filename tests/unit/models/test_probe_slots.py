@@ -10,6 +10,7 @@ from tests.tiny import tiny
 from luthier.core import registry
 from luthier.core.errors import ModelError
 from luthier.models import planted, slots
+from luthier.models.adaption import AdaptionPrompt
 from luthier.models.draws import Draws
 from luthier.models.probe_slots import prove_slots
 from luthier.models.side_by_side import SideBySide, member_of
@@ -48,6 +49,23 @@ def test_other_methods_beside_each_other():
         {"r": 2, "use_dora": True},
     ]
     assert prove_slots(side_of("llama", [*kinds, None])) < 1e-4
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
+def test_what_stands_before_the_tokens_or_inside_the_attention_runs_beside_others(family):
+    kinds = [
+        {"name": "prefix", "num_virtual_tokens": 3},
+        {"r": 4, "target_modules": "attention"},
+        {"name": "prompt", "num_virtual_tokens": 5},
+        {"name": "llama_adapter", "adapter_len": 4, "adapter_layers": 1},
+    ]
+    side = side_of(family, [*kinds, None])
+    assert prove_slots(side) < 1e-4
+    side.members[0].prompt_encoder.encoder.prompt_embeddings.data.add_(0.5)
+    assert prove_slots(side) < 1e-4
+    prompt = next(module for module in side.members[3].modules() if isinstance(module, AdaptionPrompt))
+    prompt.active = False  # in the member's own forward and on the trunk
+    assert prove_slots(side) < 1e-4
 
 
 def test_a_token_at_a_wrong_position_is_found(monkeypatch):

@@ -22,8 +22,8 @@ from luthier.kernels.inserted import under
 from luthier.models import generate as generation
 from luthier.models import scored_logprobs, serving
 from luthier.models.alone import separate_logprobs
-from luthier.models.backbone import recompute_layers
 from luthier.models.probe import probe_forest
+from luthier.models.recomputing import recompute_layers
 
 KINDS = {
     "prompt": {},

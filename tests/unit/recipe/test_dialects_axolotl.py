@@ -105,7 +105,8 @@ def test_evaluation_template_and_targets():
 @pytest.mark.parametrize(
     ("keys", "text"),
     [
-        ({"adapter": "oft"}, "adapter: received 'oft' (text); lora, qlora, or none for full fine-tuning; write adap"),
+        ({"adapter": "oft"}, "adapter: received 'oft' (text); lora, qlora, llama-adapter, or none for full"),
+        ({"adapter": "llama-adapter", "peft_adapter": {"length": 10}}, "peft_adapter: received {'length': 10}"),
         ({"val_set_size": 0.05}, "val_set_size: received 0.05 (number); rows are not split at random here"),
         ({"rl": "grpo"}, "rl: received 'grpo' (text); known: dpo, ipo, orpo, kto, simpo"),
         ({"optimizer": "muon"}, "optimizer: received 'muon'"),
@@ -123,6 +124,14 @@ def test_evaluation_template_and_targets():
 )
 def test_refusals_name_the_key_and_what_to_write(keys, text):
     assert refusal(**keys).startswith(text)
+
+
+def test_prompts_of_llama_adapter():
+    keys = {"adapter": "llama-adapter", "peft_adapter": {"len": 10, "layers": 30}, "lora_r": 8}
+    assert tree_of(**keys)["method"] == {"name": "llama_adapter", "adapter_len": 10, "adapter_layers": 30}
+    assert load_recipe(BARE | keys).recipe.method["adapter_layers"] == 30
+    assert "lora_r" in axolotl.translate(BARE | keys).idle
+    assert "peft_adapter" in axolotl.translate(BARE | {"peft_adapter": {"len": 10}}).idle
 
 
 def test_learning_rates_of_their_own():

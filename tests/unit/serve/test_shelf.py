@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import queue
+
 import pytest
 import torch
 
@@ -39,16 +41,59 @@ def test_names_stand_once(adapters):
         shelf([f"={adapters['first']}"])
 
 
-def test_what_stands_before_the_tokens_is_refused(adapters, tiny_llama, tmp_path):
+@pytest.fixture
+def prefixed(tiny_llama, tmp_path):
+    """A prefix that changes what the model says, saved."""
     from luthier.core import registry
-    from luthier.models import load_model
+    from luthier.models import load_model, load_tokenizer
     from luthier.recipe import Model
 
     model = load_model(Model(model_name_or_path=str(tiny_llama)), torch.float32)
     method = registry.get("methods", "prefix")
     method.apply(model, method.Config(num_virtual_tokens=4)).save(tmp_path)
-    with pytest.raises(ModelError, match="prefix, which stands before the tokens"):
-        shelf([tmp_path])
+    load_tokenizer(str(tiny_llama), None, False).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_virtual_tokens_are_served_beside_others_and_take_their_room(adapters, prefixed):
+    from luthier.models.generate import generate
+    from luthier.run import load
+    from luthier.serve.asked import Asked
+
+    found = shelf([f"prefixed={prefixed}", adapters["first"]], capacity=64, places=2)
+    assert [found.served[name].capacity for name in ("prefixed", "first", "base")] == [60, 64, 64]
+    assert len(found.engines) == 1
+    found.start()
+    said, ids = {}, [270, 280, 290]
+    try:
+        # Each name twice, so that slots are given again to others.
+        for name in ("prefixed", "first", "base", "prefixed", "base"):
+            news = queue.SimpleQueue()
+            one = found.served[name].sequence(Asked(ids=ids, max_tokens=12, strip=False), news.put)
+            found.served[name].engine.submit([one])
+            told = [news.get(timeout=60)]
+            while told[-1].reason is None:
+                told.append(news.get(timeout=60))
+            text = "".join(one.text for one in told)
+            assert said.setdefault(name, text) == text
+    finally:
+        found.close()
+    for name, place in {"prefixed": prefixed, "first": adapters["first"]}.items():
+        model, tokenizer = load(place, "float32")
+        prompt = tokenizer.decode(ids)
+        assert tokenizer(prompt)["input_ids"] == ids
+        assert generate(model, tokenizer, [prompt], max_new_tokens=12, raw=True) == [said[name]]
+    assert len(set(said.values())) == 3
+    with pytest.raises(ModelError, match="3 tokens, 4 of them virtual"):
+        shelf([prefixed], capacity=3)
+
+
+def test_a_method_that_changes_its_base_is_refused(prefixed, monkeypatch):
+    from luthier.methods import prefix
+
+    monkeypatch.delattr(prefix, "LEAVES_BASE")
+    with pytest.raises(ModelError, match="prefix, which changes its base"):
+        shelf([prefixed])
 
 
 def test_no_more_positions_than_the_model_has(tiny_llama):

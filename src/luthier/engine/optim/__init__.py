@@ -98,7 +98,7 @@ def optimizer_bytes(optim: Optim, trainable: Trainable) -> int:
 
 def transform_bytes(trainable: Trainable) -> int:
     """Bytes that a method's transforms of gradients keep from step to step."""
-    return 4 * sum(transform.state_numbers for transform in trainable.transforms.values())
+    return sum(transform.state_bytes for transform in trainable.transforms.values())
 
 
 def moved_numbers(trainable: Trainable) -> int:

@@ -36,7 +36,7 @@ _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 def add_words(
     writer: Any, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, count: int, pre: str | None
-) -> None:
+) -> list[str]:
     """Write a tokenizer into a GGUF file.
 
     Args:
@@ -45,6 +45,9 @@ def add_words(
         model: Whose end of turn is known.
         count: Words of its embedding; those without a token are filled up.
         pre: llama.cpp's name of how text is split, where the tokenizer does not tell it.
+
+    Returns:
+        Where llama.cpp gives a text other tokens all the same.
 
     Raises:
         ModelError: The tokenizer is of a kind that GGUF has no place for, or splits text in a way without a name.
@@ -62,8 +65,11 @@ def add_words(
     if sentencepiece:
         writer.add_tokenizer_model("llama")
         writer.add_token_scores(_scores(pieces, merges, count))
-        writer.add_add_space_prefix(_begins_with_space(told))
+        writer.add_add_space_prefix(_begins_with_space(told, tokenizer))
     else:
+        if not merges:
+            received = "a byte-level tokenizer without merges, which llama.cpp does not load"
+            raise ModelError("--to gguf", received, "one with merges", "write it with --to merged")
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(pre or split_name(told["pre_tokenizer"]))
         writer.add_token_merges(merges)
@@ -74,6 +80,7 @@ def add_words(
     _add_special(writer, tokenizer, model)
     if template := tokenizer.chat_template:
         writer.add_chat_template(_GENERATION.sub("", template))
+    return _otherwise(told, tokenizer)
 
 
 def split_name(told: dict[str, Any] | None) -> str:
@@ -115,13 +122,47 @@ def _scores(pieces: dict[int, str], merges: list[str], count: int) -> list[float
     return [-float(ranks.get(pieces.get(place, ""), last)) for place in range(count)]
 
 
-def _begins_with_space(told: dict[str, Any]) -> bool:
-    normalizer, pre = told["normalizer"] or {}, told["pre_tokenizer"] or {}
-    parts = normalizer.get("normalizers", [normalizer]) + pre.get("pretokenizers", [pre])
-    return any(
-        part.get("type") == "Prepend" or (part.get("type") == "Metaspace" and part.get("prepend_scheme") != "never")
-        for part in parts
-    )
+def _parts(told: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    """What a normalizer or pre_tokenizer does, step by step."""
+    whole: dict[str, Any] = told[kind] or {}
+    parts: list[dict[str, Any]] = whole.get("normalizers" if kind == "normalizer" else "pretokenizers", [whole])
+    return [part for part in parts if part]
+
+
+def _begins_with_space(told: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether llama.cpp shall put a space before text: at its beginning, and behind every special token.
+
+    Where the tokenizer puts one at the very beginning alone, a chat that begins with a special token has none at all.
+    """
+    schemes = [part.get("prepend_scheme") for part in _parts(told, "pre_tokenizer") if part["type"] == "Metaspace"]
+    if any(part["type"] == "Prepend" for part in _parts(told, "normalizer")) or "always" in schemes:
+        return True
+    return "first" in schemes and not _chat_begins_specially(tokenizer)
+
+
+def _chat_begins_specially(tokenizer: PreTrainedTokenizerBase) -> bool:
+    from jinja2.exceptions import TemplateError
+
+    if not tokenizer.chat_template:
+        return False
+    try:
+        text = str(tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False))
+    except (TemplateError, ValueError, TypeError):
+        return False
+    return text.startswith(tuple(tokenizer.all_special_tokens))
+
+
+def _otherwise(told: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What llama.cpp has no way to do as this tokenizer does, measured beside it (docs/export.md)."""
+    found = []
+    kinds = sorted({part["type"] for part in _parts(told, "normalizer")} - {"Prepend", "Replace"})
+    if kinds:
+        found.append(f"llama.cpp does not change text before it is split ({', '.join(kinds)}), as this tokenizer does")
+    schemes = [part.get("prepend_scheme") for part in _parts(told, "pre_tokenizer") if part["type"] == "Metaspace"]
+    if "first" in schemes:
+        kept = "no space at the beginning of a text" if _chat_begins_specially(tokenizer) else "a space behind them"
+        found.append(f"this tokenizer puts a space at a text's beginning, none behind special tokens; llama.cpp {kept}")
+    return found
 
 
 def _kind(piece: str | None, added: dict[str, Any] | None, sentencepiece: bool, unknown: str | None) -> int:

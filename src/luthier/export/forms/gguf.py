@@ -98,7 +98,8 @@ def _write(file: Path, trained: Trained, kind: str, pre: str | None, request: Re
     writer.add_file_type(kinds.ALL_F32 if kind == "f32" else getattr(kinds, f"MOSTLY_{kind.upper()}"))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     add_settings(writer, model)
-    add_words(writer, trained.tokenizer, model, vocabulary_of(model), pre)
+    for told in add_words(writer, trained.tokenizer, model, vocabulary_of(model), pre):
+        request.say(f"note: {told}")
     others = add_weights(writer, model, kind, architecture)
     if others:
         request.say(f"not in {kind}: {', '.join(others[:3])}{' ...' if len(others) > 3 else ''} ({len(others)} in all)")

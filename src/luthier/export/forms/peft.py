@@ -64,5 +64,5 @@ def write(request: Request, config: Config) -> Exported:
         about = {"adapter": str(origin.adapter.resolve()), "base": origin.model.model_name_or_path}
         text = json.dumps(about | proof.to_json(), indent=2)
         (folder / "export_proof.json").write_text(text + "\n", encoding="utf-8")
-        write_card(folder, origin, "a PEFT adapter", proof)
+        write_card(folder, origin, "a PEFT adapter", proof, "peft")
     return Exported(folder=final, proof=proof)

@@ -15,7 +15,7 @@ from pathlib import Path
 from luthier.core.home import home
 
 _HERE = Path(__file__).parent
-_SOURCES = ("attention.cpp", "lowrank.cpp", "quantized.cpp", "rows.cpp")
+_SOURCES = ("attention.cpp", "lowrank.cpp", "quantized.cpp", "rows.cpp", "slots.cpp")
 _HEADERS = ("vector.h", "product.h", "room.h", "problem.h")
 # No -ffast-math: a NaN must come out as a NaN, or a broken run would go on.
 _FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno")
@@ -28,6 +28,7 @@ _SIGNATURES = {
     "swiglu_forward": [_POINTER] * 3 + [_LONG] * 2,
     "swiglu_backward": [_POINTER] * 5 + [_LONG] * 2,
     "log_softmax_gradient": [_POINTER] * 3 + [_LONG] * 3,
+    "slots_attention": [_POINTER] + [_LONG] * 2,
     "attention_forward": [_POINTER] + [_LONG] * 2,
     "attention_backward": [_POINTER] + [_LONG] * 2,
     "dequantize_blocks": [_POINTER] + [_LONG] * 2,

@@ -46,7 +46,7 @@ def read(draft: Draft) -> None:
         )
     draft.ignore(*(key for key in ("wandb_project", "wandb_mode", "use_tensorboard") if not draft.given.get(key)))
     if str(draft.given.get("gradient_checkpointing")) in ("unsloth", "offload"):
-        draft.put("train.gradient_checkpointing", True, "gradient_checkpointing")
+        draft.put("train.gradient_checkpointing", "offload", "gradient_checkpointing")
     elif draft.has("gradient_checkpointing"):
         draft.put("train.gradient_checkpointing", draft.take("gradient_checkpointing"), "gradient_checkpointing")
     for key, steps, what in (

@@ -143,6 +143,7 @@ READ = (
     "excess_length_strategy",
     "lora_target_linear",
     "lora_target_modules",
+    "peft_adapter",
     "reward_model",
     "rl",
     "roles_to_train",
@@ -263,12 +264,13 @@ def _bits(draft: Draft) -> None:
 def _method(draft: Draft) -> None:
     adapter = draft.take("adapter")
     targets, linear = draft.take("lora_target_modules"), draft.take("lora_target_linear", False)
-    if adapter not in (None, "", "lora", "qlora"):
-        allowed = "lora, qlora, or none for full fine-tuning"
+    if adapter not in (None, "", "lora", "qlora", "llama-adapter"):
+        allowed = "lora, qlora, llama-adapter, or none for full fine-tuning"
         draft.refuse("adapter", f"received {said(adapter)}", allowed, "write adapter: lora")
-    if not adapter:
-        if not _projected.from_optimiser(draft, "optimizer", "adapter"):
-            draft.put("method.name", "full", "adapter")
+    _prompts(draft, adapter == "llama-adapter")
+    if not adapter and not _projected.from_optimiser(draft, "optimizer", "adapter"):
+        draft.put("method.name", "full", "adapter")
+    if adapter in (None, "", "llama-adapter"):
         draft.ignore(*LORA, *_optim.LORAPLUS, "lora_target_modules", "lora_target_linear")
         return
     draft.put("method.name", "lora", "adapter")
@@ -284,3 +286,15 @@ def _method(draft: Draft) -> None:
         draft.put("method.target_modules", targets, "lora_target_modules")
     else:
         draft.default("method.target_modules", ["q_proj", "v_proj"])
+
+
+def _prompts(draft: Draft, use: bool) -> None:
+    """LLaMA-Adapter's prompts: `peft_adapter: {len: 10, layers: 30}`."""
+    if not use:
+        return draft.ignore("peft_adapter")
+    size: Any = draft.take("peft_adapter", {})
+    draft.put("method.name", "llama_adapter", "adapter")
+    if not isinstance(size, dict) or set(size) - {"len", "layers"}:
+        return draft.refuse("peft_adapter", f"received {said(size)}", "len and layers", "write {len: 10, layers: 30}")
+    for key, value in size.items():
+        draft.put(f"method.adapter_{key}", value, "peft_adapter")
