@@ -103,7 +103,8 @@ def in_float32(model: str, items: int) -> int:
     from luthier.evaluate import evaluate, load_suite
     from luthier.run import load
 
-    ours = evaluate(*load(model, "float32"), load_suite(SUITE, items), batch_size=BATCH, max_new_tokens=LONGEST).replies
+    found = evaluate(*load(model, "float32"), load_suite(SUITE, items), batch_size=BATCH, max_new_tokens=LONGEST)
+    ours = [row["reply"] for row in found.rows]
     return sum(map(str.__eq__, ours, peer(model, items, dtype="float32")["replies"]))
 
 

@@ -26,9 +26,9 @@ import torch.nn.functional as F
 from transformers import AutoModel, AutoTokenizer
 
 import luthier
-from luthier.evaluate.judged import TaskEvaluation
+from luthier.evaluate import Evaluation, evaluate, load_suite
 from luthier.evaluate.samples import read_samples
-from luthier.evaluate.trained import evaluate_task, open_reader
+from luthier.evaluate.trained import open_reader
 from luthier.recipe.schema import Source
 
 HEADS = {"SEQ_CLS": "classifier", "TOKEN_CLS": "classifier", "QUESTION_ANS": "qa_outputs"}
@@ -98,7 +98,7 @@ def split_squad(path: Path, scratch: Path) -> tuple[dict[str, Any], dict[str, An
     return found[0], found[1]
 
 
-def trained(model: str, told: dict[str, Any], method: dict[str, Any], folder: Path) -> tuple[TaskEvaluation, float]:
+def trained(model: str, told: dict[str, Any], method: dict[str, Any], folder: Path) -> tuple[Evaluation, float]:
     """One run and its evaluation, and the processor's seconds of its steps."""
     recipe = {
         "model": {"model_name_or_path": model, "task_type": told["task"]},
@@ -149,13 +149,14 @@ def linear_probe(model: str, told: dict[str, Any]) -> tuple[float, float, int, f
     return share, (share * (1 - share) / len(held_y)) ** 0.5, len(held_y), time.process_time() - began
 
 
-def judged(folder: Path | str, told: dict[str, Any]) -> TaskEvaluation:
+def judged(folder: Path | str, told: dict[str, Any]) -> Evaluation:
     """A run or a model on the held-out rows."""
-    reader = open_reader(*luthier.load(folder), Path(folder))
-    return evaluate_task(reader, read_samples(Source(**told["held"]), reader.kind))
+    model, tokenizer = luthier.load(folder)
+    kind = open_reader(model, tokenizer, Path(folder)).kind
+    return evaluate(model, tokenizer, load_suite({"task": told["held"]}, rows=kind), folder=Path(folder))
 
 
-def line(task: str, what: str, found: TaskEvaluation, seconds: float) -> str:
+def line(task: str, what: str, found: Evaluation, seconds: float) -> str:
     """One line of the table."""
     one = found.estimate
     metrics = "  ".join(f"{name} {value:.3f}" for name, value in found.judged.metrics.items())

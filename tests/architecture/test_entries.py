@@ -20,6 +20,7 @@ KINDS = [
     "data.templates",
     "engine.callbacks",
     "engine.optim",
+    "evaluate.kinds",
     "export.forms",
     "cli",
 ]

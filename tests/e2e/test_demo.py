@@ -98,13 +98,15 @@ def test_compare_runs_a_study_file(tmp_path, tiny_llama, alpaca_file, inside):
             "train": {"max_steps": 3, "per_device_train_batch_size": 1},
         },
         "variants": {"r4": {"method.r": 4}, "r8": {"method.r": 8}},
-        "evaluate": "mine.jsonl",
+        "evaluate": ["mine.jsonl", {"perplexity": {"path": str(alpaca_file), "max_rows": 3}, "name": "answers"}],
         "output_dir": "out",
     }
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
     tree = json.loads(luthier("compare", "study.yaml", "seeds=[3]", "--json", cwd=tmp_path).stdout)
     assert [(run["variant"], run["seed"]) for run in tree["runs"]] == [("base", None), ("r4", 3), ("r8", 3)]
     assert (tmp_path / "out" / "picture.svg").is_file()
+    told = [run["evaluation"]["answers"] for run in tree["runs"]]
+    assert [(one["metric"], one["items"]) for one in told] == [("token_probability", 3)] * 3  # more is better
     wrong = inside("compare", "study.yaml", "varaints.r4=1", cwd=tmp_path, code=2)
     assert "did you mean 'variants'" in wrong.err
     run = inside("evaluate", "out/runs/r4/seed-3", "--suite", "mine.jsonl", "--output", "said", "--json", cwd=tmp_path)
@@ -115,3 +117,24 @@ def test_compare_runs_a_study_file(tmp_path, tiny_llama, alpaca_file, inside):
 def test_evaluate_names_the_suites_that_there_are(tmp_path, inside):
     wrong = inside("evaluate", "embedded", "--suite", "embeded", cwd=tmp_path, code=2)
     assert "did you mean 'embedded'" in wrong.err
+
+
+def test_models_are_compared_on_the_same_items(tmp_path, tiny_llama, inside):
+    rows = [
+        {"query": "the cat", "choices": ["sat", "ran away"], "gold": n % 2, "text": f"it was {n}"} for n in range(6)
+    ]
+    (tmp_path / "some.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (tmp_path / "choices.yaml").write_text("kind: multiple_choice\ndata: some.jsonl\n", encoding="utf-8")
+    suites = ["--suite", "choices.yaml", "--suite", "{perplexity: {path: some.jsonl, format: text}, name: texts}"]
+    run = inside("evaluate", str(tiny_llama), *suites, "--limit", "4", "--output", "first", "--json", cwd=tmp_path)
+    told = json.loads(run.out)["evaluation"]
+    assert {name: one["metric"] for name, one in told.items()} == {
+        "choices-first-4": "acc",
+        "texts-first-4": "perplexity",
+    }
+    run = inside("evaluate", "first", str(tiny_llama), *suites, "--limit", "4", "--json", cwd=tmp_path)
+    told = json.loads(run.out)
+    assert [one["model"] for one in told["results"]] == [str(tiny_llama)] * 2
+    assert {row["difference"] for row in told["compared"]} == {0.0}
+    wrong = inside("evaluate", "first", str(tiny_llama), *suites, "--limit", "3", cwd=tmp_path, code=2)
+    assert "was not asked a suite" in wrong.err

@@ -11,9 +11,10 @@ import torch
 
 import luthier
 from luthier.core.errors import RecipeError
+from luthier.evaluate import evaluate, load_suite
 from luthier.evaluate.reader import Reader
 from luthier.evaluate.samples import read_samples
-from luthier.evaluate.trained import evaluate_task, open_reader
+from luthier.evaluate.trained import judge, predict
 from luthier.models import load_model, load_tokenizer
 from luthier.models.purpose import Purpose
 from luthier.recipe import Model
@@ -72,15 +73,13 @@ def test_a_model_without_a_head_is_no_baseline(study, asked, where):
 
 
 def test_a_head_that_was_trained_before_has_a_score(study, tmp_path):
-    first = study["base"] | {"method": {"name": "full"}, "output_dir": str(tmp_path / "first")}
-    luthier.train(first)
+    recipe = study["base"] | {"method": {"name": "full"}, "output_dir": str(tmp_path / "first")}
+    luthier.train(recipe)
     model = study["base"]["model"] | {"model_name_or_path": str(tmp_path / "first/model")}
     one = {"base": study["base"] | {"model": model}, "variants": {"norm": study["variants"]["norm"]}}
     result = luthier.compare(study | one, ["base.train.max_steps=1"])
-    kept = evaluate_task(
-        open_reader(*luthier.load(tmp_path / "first"), tmp_path / "first"),
-        read_samples(Source(path=study["evaluate"]), "tagged"),
-    )
+    first, suite = tmp_path / "first", load_suite({"task": study["evaluate"]}, rows="tagged")
+    kept = evaluate(*luthier.load(first), suite, folder=first)
     assert result.variants == ["base", "norm"]
     assert result.score("base").value == pytest.approx(kept.estimate.value, abs=1e-6)
 
@@ -96,5 +95,6 @@ def test_vectors_have_a_score_before_training(study):
     model = load_model(chosen, torch.float32, task="FEATURE_EXTRACTION")
     purpose = Purpose(task="FEATURE_EXTRACTION", objective=base["objective"])
     reader = Reader(model=model, tokenizer=load_tokenizer("embedded-tiny"), purpose=purpose)
-    found = evaluate_task(reader, read_samples(Source(path="embedded:similar_test"), "texts"))
-    assert result.score("base").value == pytest.approx(found.estimate.value, abs=1e-4)  # runs have fused norms
+    rows = read_samples(Source(path="embedded:similar_test"), "texts").every
+    found = judge(reader, rows, predict(reader, rows))
+    assert result.score("base").value == pytest.approx(found.value, abs=1e-4)  # runs have fused norms

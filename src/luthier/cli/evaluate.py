@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ask a model a suite of questions and count the exact answers, or judge what it was trained for on labelled rows.
+"""Ask models suites of questions, score what they were trained for, and compare models on the same items.
 
-MODEL is a run folder, an adapter, a transformers folder, a hub name or `embedded`. A suite is one of the shipped names
-(embedded, embedded-dev, embedded-math, embedded-preference) or a JSONL file with prompt and answer in each row. --data
-is for models that label texts or words, answer from contexts or give vectors: a file as in `data.eval`, judged by the
-task's own metrics with a 95 % interval. `luthier evaluate runs/sst --data sst2_dev.csv`, or as in a recipe:
+MODEL is a run folder, an adapter, a transformers folder, a hub name or `embedded`; or a folder that an earlier
+`--output` wrote, whose results are taken as they are. Of several models each is compared with the first one, item
+by item. A suite is a shipped name (embedded, embedded-dev, embedded-math, embedded-preference), a JSONL file with
+prompt and answer in each row, a YAML file (`suites/gsm8k.yaml`), or what such a file holds:
+`--suite "{perplexity: book.txt}"`; docs/evaluate.md lists the kinds. --data is short for the kind `task`: rows as in
+`data.eval` for models that label texts or words, answer from contexts or give vectors, as in `--data sst2_dev.csv` or
 `--data "{path: sts.csv, format: pairs, columns: {sentence1: 0, sentence2: 1, score: 2}}"`
 """
 
@@ -22,84 +24,132 @@ from luthier.core.start import large_imports
 
 
 def main(  # noqa: PLR0913 - each is an option
-    model: Annotated[str, typer.Argument(help="A run folder or a model.")],
+    models: Annotated[
+        list[str], typer.Argument(help="Run folders, models, or folders of results.", metavar="MODEL...")
+    ],
     suite: Annotated[
-        list[str] | None, typer.Option(help="Suite name or JSONL file; may be given several times.")
+        list[str] | None, typer.Option(help="Name, JSONL or YAML file, or {kind: rows}; may be given several times.")
     ] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(help="File of labelled rows, or a source as in a recipe; may be given several times."),
     ] = None,
-    items: Annotated[int | None, typer.Option(min=1, help="Only the first so many items.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for predictions-SUITE.jsonl.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "--items", min=1, help="Only the first so many items.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for predictions-SUITE.jsonl and evaluation.json.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Items generated at a time.")] = 100,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 32,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest reply; default the suite's.")] = None,
     system: Annotated[str | None, typer.Option(help="System prompt of items that have none.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """See the module's text."""
-    if bool(suite) == bool(data):
-        received = "both" if suite else "neither"
-        raise UserError("--suite and --data", received, "one of them", "write --suite embedded, or --data rows.jsonl")
-    if data:
-        scores = _tasks(model, data, items, output, as_json)
-    else:
-        words = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "system": system}
-        scores = _suites(model, suite or [], items, output, as_json, words)
+    from luthier.evaluate.results import Results, is_results, read_results
+
+    earlier = {model: read_results(Path(model)) for model in models if is_results(Path(model))}
+    if not suite and not data and len(earlier) < len(models):
+        allowed = "--suite, --data or both"
+        raise UserError("luthier evaluate", "no suite", allowed, "write --suite embedded, or --data rows.jsonl")
+    if len(set(models)) < len(models):
+        raise UserError("luthier evaluate", "a model twice", "each once", "leave one out")
+    out = sys.stderr if as_json else sys.stdout
+    suites = _suites(suite or [], limit)  # a wrong name answers before torch is imported
+    words = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "system": system}
+    found: list[Results] = []
+    for model in models:
+        if model in earlier:
+            found.append(earlier[model])
+            continue
+        if len(models) > 1:
+            print(f"{model}:", file=out)
+        place = output / _folder(model) if output is not None and len(models) > 1 else output
+        found.append(_one(model, suites, data or [], limit, place, words, (out, not as_json)))
+    compared = _compared(found, out)
     if as_json:
-        print(json.dumps({"model": model, "evaluation": scores}, ensure_ascii=False))
+        told: dict[str, Any] = {"model": models[0], "evaluation": found[0].evaluation}
+        if len(models) > 1:
+            told = {"results": [one.to_json() for one in found], "compared": compared}
+        print(json.dumps(told, ensure_ascii=False))
 
 
-def _suites(
-    model: str, suite: list[str], items: int | None, output: Path | None, as_json: bool, words: dict[str, Any]
-) -> dict[str, Any]:
+def _suites(names: list[str], limit: int | None) -> list[Any]:
+    from luthier.evaluate import load_suite
+
+    suites = [load_suite(name, limit) for name in names]
+    twice = [one.name for place, one in enumerate(suites) if one.name in [other.name for other in suites[:place]]]
+    if twice:
+        raise UserError("--suite", f"two suites called {twice[0]!r}", "names of their own", "add name: to one of them")
+    return suites
+
+
+def _one(
+    model: str, suites: list[Any], data: list[str], limit: int | None, output: Path | None, words: Any, shown: Any
+) -> Any:
+    """Evaluate one model, say what came out, and write it."""
     from luthier.evaluate import evaluate, load_suite
+    from luthier.evaluate.results import Results
+    from luthier.recipe import source_of
 
-    suites = [load_suite(name, items) for name in suite]  # a wrong name answers before torch is imported
     with large_imports():
         from luthier.run import load
 
     loaded, tokenizer = load(model)
-    scores = {}
+    if data:
+        from luthier.evaluate.trained import open_reader
+
+        kind = open_reader(loaded, tokenizer, Path(model)).kind
+        sources = [source_of(word, "--data").model_dump(exclude_defaults=True) for word in data]
+        suites = [*suites, *(load_suite({"task": one, "name": _stem(one)}, limit, rows=kind) for one in sources)]
+    evaluations = []
     for one in suites:
-        found = evaluate(loaded, tokenizer, one, **words)
-        scores[one.name] = found.to_json()
-        _keep(found, output, one.name)
-        said = f"{one.name}: {found.score.value:.3f} ± {found.score.stderr:.3f} of {found.score.items} items"
-        print(f"{said} ({found.seconds:.1f} s)", file=sys.stderr if as_json else sys.stdout)
-        for name, part in ({} if as_json else found.score.by_category).items():
-            print(f"  {name:<16} {part.value:.3f} ± {part.stderr:.3f}  {part.items} items")
-    return scores
-
-
-def _tasks(model: str, data: list[str], items: int | None, output: Path | None, as_json: bool) -> dict[str, Any]:
-    with large_imports():
-        from luthier.evaluate.samples import read_samples
-        from luthier.evaluate.trained import evaluate_task, open_reader
-        from luthier.recipe import source_of
-        from luthier.run import load
-
-    sources = [source_of(word, "--data") for word in data]
-    reader = open_reader(*load(model), Path(model))
-    scores = {}
-    for source in sources:
-        found = evaluate_task(reader, read_samples(source, reader.kind, items))
-        scores[found.suite] = found.to_json()
-        _keep(found, output, found.suite)
-        one, rows = found.estimate, f"{len(found.predictions)} rows"
-        refused = f", {sum(found.refused.values())} refused" if found.refused else ""
-        said = (
-            f"{found.suite}: {found.judged.metric} {one.value:.4f} [{one.low:.4f}, {one.high:.4f}] of {rows}{refused}"
-        )
-        print(f"{said} ({found.seconds:.1f} s)", file=sys.stderr if as_json else sys.stdout)
-        for name, value in ({} if as_json else found.judged.metrics).items():
-            print(f"  {name:<16} {value:.4f}")
-        for reason, count in ({} if as_json else found.refused).items():
-            print(f"  refused          {count} rows: {reason}")
-    return scores
-
-
-def _keep(found: Any, output: Path | None, name: str) -> None:
+        found = evaluate(loaded, tokenizer, one, folder=Path(model), **words)
+        evaluations.append(found)
+        _say(found, *shown)
+    results = Results.of(model, evaluations)
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        found.write(output / f"predictions-{name}.jsonl")
+        results.write(output, evaluations)
+    return results
+
+
+def _say(found: Any, out: Any, wholly: bool) -> None:
+    from luthier.evaluate.results import interval
+
+    items, refused = len(found.judged.values), sum(found.suite.refused.values())
+    told = f"{found.suite.name}: {found.judged.metric} {interval(found.judged.value, found.estimate)} of {items} items"
+    print(f"{told}{f', {refused} refused' if refused else ''} ({found.seconds:.1f} s)", file=out)
+    if not wholly:
+        return
+    for name, value in found.judged.metrics.items():
+        if name != found.judged.metric:
+            print(f"  {name:<24} {value:.4f}")
+    if found.macro is not None:
+        print(f"  {'mean of categories':<24} {interval(found.macro.value, found.macro)}")
+    for name, part in found.by_category.items():
+        print(f"    {name:<22} {interval(found.parts[name].value, part)}  {len(found.parts[name].values)} items")
+    for reason, count in found.suite.refused.items():
+        print(f"  refused                  {count} rows: {reason}")
+
+
+def _compared(found: list[Any], out: Any) -> list[dict[str, Any]]:
+    """Each model against the first one, on suites that both were asked."""
+    from luthier.evaluate.results import against
+
+    told = against(found)
+    if told:
+        print(f"Differences from {found[0].model} on the same items (95 % interval; p corrected over all):", file=out)
+    for row in told:
+        ends = f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+        print(
+            f"  {row['model']}  {row['suite']} {row['metric']}  {ends}  p {row['p_holm']:.3g}: {row['verdict']}",
+            file=out,
+        )
+    return told
+
+
+def _folder(model: str) -> str:
+    """Where results of one of several models go."""
+    return model.strip("/").replace("/", "-").lstrip(".-") or "model"
+
+
+def _stem(source: dict[str, Any]) -> str:
+    return Path(str(source["path"]).replace(":", "-")).stem

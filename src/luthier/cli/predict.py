@@ -45,7 +45,7 @@ def main(
 
     reader = open_reader(*load(model), Path(model))
     samples = typed_samples(texts, context, reader.kind) if file is None else bare_samples(str(file), reader.kind)
-    found = predict(reader, samples)
+    found = predict(reader, samples.every)
     if file is not None:  # refused rows leave gaps
         found = [{"row": sample.name, **row} for row, sample in zip(found, samples.every, strict=True)]
     refused = {"refused": dict(samples.refused)} if samples.refused else {}

@@ -30,6 +30,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "export.forms": ("Config", "write"),
     "recipe.dialects": ("recognises", "translate"),
     "judge.benches": ("QUESTIONS", "PARAMETERS", "SCALE", "read", "temperature", "single", "compared", "rate"),
+    "evaluate.kinds": ("Config", "read", "ask", "judge"),
     "cli": ("main",),
 }
 

@@ -6,16 +6,15 @@ A reply is stripped of the white space around it; the answer stands as the row h
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import DataError, did_you_mean
-from luthier.evaluate.statistics import mean_error
+from luthier.evaluate.items import Item
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from luthier.core.types import Message
 
@@ -24,48 +23,18 @@ _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
+class ExactItem(Item):
     """A question and what counts as right.
 
     Attributes:
         messages: What the model is asked.
         check: A name of :data:`CHECKS`.
         answer: What the check compares with: one text, or several.
-        category: For the table by category.
-        group: Items with the same group (the turns of a dialogue, the questions on one text) are one unit of error.
     """
 
     messages: tuple[Message, ...]
     check: str
     answer: Answer
-    category: str = ""
-    group: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """The share of right replies.
-
-    Attributes:
-        value: Between 0 and 1.
-        stderr: Binomial, over the items; NaN for one item, which tells none.
-        items: How many there were.
-        right: Each item's verdict, in order.
-        by_category: The same for each category, in alphabetical order; empty where there is at most one.
-    """
-
-    value: float
-    stderr: float
-    items: int
-    right: tuple[bool, ...]
-    by_category: Mapping[str, Score]
-
-    def to_json(self) -> dict[str, Any]:
-        """What a summary keeps: `{metric, value, stderr, items, by_category}`."""
-        stderr = None if math.isnan(self.stderr) else self.stderr
-        whole = {"metric": "exact_match", "value": self.value, "stderr": stderr, "items": self.items}
-        parts = {name: {"value": part.value, "items": part.items} for name, part in self.by_category.items()}
-        return whole | ({"by_category": parts} if parts else {})
 
 
 def _exact(reply: str, answer: Answer) -> bool:
@@ -108,7 +77,7 @@ CHECKS: dict[str, Check] = {
 }
 
 
-def make_item(row: Mapping[str, Any], messages: tuple[Message, ...], where: str) -> Item:
+def make_item(row: Mapping[str, Any], messages: tuple[Message, ...], where: str) -> ExactItem:
     """Build an item from a row's `check`, `answer` (or `output`), `category` and `group`.
 
     Raises:
@@ -123,7 +92,7 @@ def make_item(row: Mapping[str, Any], messages: tuple[Message, ...], where: str)
     if not (isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)):
         wanted = "a list of texts" if several else "a text"
         raise DataError(where, f"answer {answer!r}", f"{wanted}, as the check {name!r} needs ({CHECKS[name].text})")
-    return Item(
+    return ExactItem(
         messages=messages,
         check=name,
         answer=tuple(answer) if isinstance(answer, list) else str(answer),
@@ -132,42 +101,11 @@ def make_item(row: Mapping[str, Any], messages: tuple[Message, ...], where: str)
     )
 
 
-def is_right(reply: str, item: Item) -> bool:
+def is_right(reply: str, item: ExactItem) -> bool:
     """Judge one reply; white space around it does not count, case does.
 
     Example:
-        >>> is_right(" Paris ", Item(messages=(), check="exact", answer="Paris"))
+        >>> is_right(" Paris ", ExactItem(messages=(), check="exact", answer="Paris"))
         True
     """
     return CHECKS[item.check].judge(reply.strip(), item.answer)
-
-
-def score(replies: Sequence[str], items: Sequence[Item], ended: Sequence[bool] | None = None) -> Score:
-    """Judge every reply.
-
-    Args:
-        replies: One for each item, in the same order.
-        items: What was asked.
-        ended: Which replies ended by themselves; one that was cut is wrong, even if it contains the answer.
-
-    Raises:
-        ValueError: Not one reply for each item.
-    """
-    whole = ended if ended is not None else [True] * len(replies)
-    verdicts = [end and is_right(reply, item) for reply, item, end in zip(replies, items, whole, strict=True)]
-    groups: dict[str, list[bool]] = {}
-    for verdict, item in zip(verdicts, items, strict=True):
-        groups.setdefault(item.category, []).append(verdict)
-    parts = {name: _share(groups[name], {}) for name in sorted(groups)} if len(groups) > 1 else {}
-    return _share(verdicts, parts)
-
-
-def _share(verdicts: Sequence[bool], parts: Mapping[str, Score]) -> Score:
-    value = sum(verdicts) / len(verdicts) if verdicts else float("nan")
-    return Score(
-        value=value,
-        stderr=mean_error(verdicts),
-        items=len(verdicts),
-        right=tuple(verdicts),
-        by_category=parts,
-    )

@@ -1,25 +1,62 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An evaluation of a trained task: metrics, what each row adds to the first of them, and the rows with predictions."""
+"""What predictions are worth: metrics by name, what each item adds to the first of them, and what each metric is."""
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from luthier.evaluate.bootstrap import bootstrap
-
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping
 
     import numpy as np
 
-    from luthier.evaluate.statistics import Estimate
-
 Prediction = dict[str, Any]
-RANGES = {"spearman": (-1.0, 1.0), "pearson": (-1.0, 1.0), "bleu": (0.0, 100.0)}  # of the others: 0 to 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """What a metric can be.
+
+    Attributes:
+        low: Its least value.
+        high: Its greatest.
+        is_mean: It is the mean of its items' values; else items have shares of it (`shares`), and a category's mean of
+            shares is not the metric of that category.
+        is_log: It is exp of something that is nearly normal: its interval is made on that scale, and is not symmetric.
+        rising: Of a metric that falls as models get better, the one that says the same and rises: studies use it.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+    is_mean: bool = True
+    is_log: bool = False
+    rising: str = ""
+
+
+def _perplexity(rising: str) -> Metric:
+    return Metric(low=1.0, high=math.inf, is_mean=False, is_log=True, rising=rising)
+
+
+METRICS: dict[str, Metric] = {
+    "spearman": Metric(low=-1.0, is_mean=False),
+    "pearson": Metric(low=-1.0, is_mean=False),
+    "bleu": Metric(high=100.0, is_mean=False),
+    "perplexity": _perplexity("token_probability"),
+    "word_perplexity": _perplexity("word_probability"),
+    "byte_perplexity": _perplexity("byte_probability"),
+    "bits_per_byte": Metric(high=math.inf, is_mean=False, rising="byte_probability"),
+    "token_probability": Metric(is_mean=False, is_log=True),
+    "word_probability": Metric(is_mean=False, is_log=True),
+    "byte_probability": Metric(is_mean=False, is_log=True),
+    "f1_macro": Metric(is_mean=False),
+}
+
+
+def metric_of(name: str) -> Metric:
+    """What a metric can be; one that is not listed is a mean of shares between 0 and 1."""
+    return METRICS.get(name, Metric())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +64,9 @@ class Judged:
     """What a model's predictions are worth.
 
     Attributes:
-        metric: The one that rows are compared by.
+        metric: The one that items are compared by.
         metrics: All by name.
-        values: What each row adds: its own score where the metric is a mean, else its share (`shares`), [N].
+        values: What each item adds: its own score where the metric is a mean, else its share (`shares`), [N].
     """
 
     metric: str
@@ -40,52 +77,3 @@ class Judged:
     def value(self) -> float:
         """Of the metric."""
         return self.metrics[self.metric]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskEvaluation:
-    """A model's predictions for the rows of a file, judged.
-
-    Attributes:
-        suite: Name of the file.
-        digest: Of its content.
-        judged: Metrics.
-        predictions: One for each row, as plain data.
-        refused: What was wrong with rows that are not among them -> how many.
-        seconds: Wall-clock.
-    """
-
-    suite: str
-    digest: str
-    judged: Judged
-    predictions: Sequence[Prediction]
-    refused: Mapping[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    @property
-    def estimate(self) -> Estimate:
-        """The metric with its interval."""
-        limits = RANGES.get(self.judged.metric, (0.0, 1.0))
-        return bootstrap([self.judged.values[None, :]], limits=limits)[0]
-
-    def to_json(self) -> dict[str, Any]:
-        """The entry of `summary.json` under `evaluation`."""
-        found = self.estimate
-        numbers = {"value": self.judged.value, "stderr": found.stderr, "low": found.low, "high": found.high}
-        return {
-            "metric": self.judged.metric,
-            **{name: None if math.isnan(number) else number for name, number in numbers.items()},
-            "items": len(self.judged.values),
-            "metrics": {name: None if math.isnan(value) else value for name, value in self.judged.metrics.items()},
-            **({"refused": dict(self.refused)} if self.refused else {}),
-            "digest": self.digest,
-            "seconds": self.seconds,
-        }
-
-    def write(self, path: Path) -> None:
-        """Write predictions as JSONL: one line a row; `right` is what it adds to the metric."""
-        rows = zip(self.predictions, self.judged.values.tolist(), strict=True)
-        lines = [json.dumps({**row, "right": value}, ensure_ascii=False) + "\n" for row, value in rows]
-        writing = path.with_name(f"{path.name}.writing")
-        writing.write_text("".join(lines), encoding="utf-8")
-        writing.replace(path)

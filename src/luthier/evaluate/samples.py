@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,13 +49,13 @@ class Samples:
         name: Of the file, without its ending.
         every: In the file's order.
         faults: The others, each with what was wrong.
-        digest: Short hash of the file and the number of rows: results of other content are not comparable.
+        left: Whether rows were left out because so few were wanted.
     """
 
     name: str
     every: tuple[Sample, ...]
     faults: tuple[tuple[str, str], ...] = ()
-    digest: str = ""
+    left: bool = False
 
     @property
     def refused(self) -> Counter[str]:
@@ -64,12 +63,12 @@ class Samples:
         return Counter(reason for _, reason in self.faults)
 
 
-def read_samples(source: Source, kind: RowKind, limit: int | None = None) -> Samples:
+def read_samples(source: Source, kind: RowKind | None, limit: int | None = None) -> Samples:
     """Read rows that say what is right.
 
     Args:
         source: A file, as in `data.eval`.
-        kind: Which rows the model was trained on.
+        kind: Which rows the model was trained on; None: what their columns say.
         limit: Only the first so many.
 
     Raises:
@@ -78,9 +77,12 @@ def read_samples(source: Source, kind: RowKind, limit: int | None = None) -> Sam
     opening = open_source(source, "eval", kind, lambda _: None)
     faults: list[tuple[str, str]] = []
     every: list[Sample] = []
+    left = False
+    most = min((count for count in (limit, source.max_rows) if count is not None), default=None)
     for part in opening.parts:
         for number, row in part.rows():
-            if limit is not None and len(every) >= limit:
+            if most is not None and len(every) >= most:
+                left = most == limit
                 break
             try:
                 if isinstance(row, RowFault):
@@ -94,11 +96,8 @@ def read_samples(source: Source, kind: RowKind, limit: int | None = None) -> Sam
                 every.append(Sample(name=f"{part.label}:{number}", example=example, references=references))
     if not every:
         raise _none_usable(source.path, faults, "rows as the model was trained on")
-    content = hashlib.sha256("".join(part.digest() for part in opening.parts).encode()).hexdigest()[:12]
-    name, digest = Path(source.path.replace(":", "-")).stem, content
-    if limit is not None and limit <= len(every):
-        name, digest = f"{name}-first-{limit}", f"{content}:{limit}"
-    return Samples(name=name, every=tuple(every), faults=tuple(faults), digest=digest)
+    name = Path(source.path.replace(":", "-")).stem
+    return Samples(name=name, every=tuple(every), faults=tuple(faults), left=left)
 
 
 def _references(reading: Reading, row: Mapping[str, Any], example: AnyExample) -> tuple[str, ...]:

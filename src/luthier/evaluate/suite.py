@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A suite: a JSONL file of items, asked greedily and judged exactly. The shipped ones have names.
+"""A suite: items of one kind, asked and judged as its kind says. Shipped ones have names, others are files.
 
-A row holds what is asked (`prompt`; or `instruction` with an optional `input`; or `messages`), the `answer` (or
-`output`), and optionally `check` (default `exact`), `category` and `group`.
+A kind is a file of `evaluate/kinds`: it reads items, asks a model, and judges what was said as a pure function.
 """
 
 from __future__ import annotations
@@ -10,28 +9,49 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from luthier.core.errors import DataError, did_you_mean
-from luthier.core.shipped import sets_folder
-from luthier.core.types import ROLES, Message
-from luthier.evaluate.exact import Item, Score, make_item, score
+from luthier.core import registry
+from luthier.core.errors import RecipeError
+from luthier.evaluate.evaluation import Evaluation, places_by_category
+from luthier.evaluate.judged import metric_of
+from luthier.evaluate.named import KIND, ROWS, Named, named
+from luthier.evaluate.prompts import Setting
+from luthier.recipe.load import checked
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-SHIPPED = {
-    "embedded": "test",
-    "embedded-dev": "dev",
-    "embedded-math": "math_test",
-    "embedded-preference": "preference_test",
-}
-BATCH_SIZE = 100
-MAX_NEW_TOKENS = 32  # the longest answer of the shipped suites has 17
+    from luthier.core.tasks import RowKind
+    from luthier.evaluate.items import Item, Said
+    from luthier.evaluate.judged import Judged
+    from luthier.evaluate.named import Given
+    from luthier.evaluate.rows import Items, SuiteKeys
+
+
+PATHS = ("data", "fewshot", "include_path")  # keys that name files
+
+
+class Kind(Protocol):
+    """What a file of `evaluate/kinds` defines.
+
+    `MAIN` is the key that a short mapping gives under the kind's name, `data` unless it is said.
+    """
+
+    Config: type[SuiteKeys]
+
+    def read(self, keys: Any, where: str, limit: int | None, rows: RowKind | None) -> Items:
+        """Read items: those of the first so many rows; `rows` is the kind that the model was trained on, if known."""
+
+    def ask(self, model: Any, tokenizer: Any, suite: Suite, setting: Setting) -> Said:
+        """What a model says to each item."""
+
+    def judge(self, keys: Any, items: Sequence[Any], said: Said) -> Judged:
+        """What that is worth, of all items or of some."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,109 +60,108 @@ class Suite:
 
     Attributes:
         name: What results are filed under.
-        items: In the file's order.
-        digest: Short hash of the file and the number of items: results of other content are not comparable.
+        kind: The entry that reads, asks and judges.
+        keys: What it was told.
+        items: In the rows' order.
+        digest: Short hash of items and keys: results of other content are not comparable.
+        refused: What was wrong with rows that are left out -> how many.
     """
 
     name: str
+    kind: str
+    keys: Any
     items: tuple[Item, ...]
     digest: str
+    refused: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def metric(self) -> str | None:
+        """What is reported first; None where that depends on the model's task."""
+        return getattr(self.keys, "metric", None)
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """A model's replies to a suite, judged.
+    @property
+    def compared(self) -> tuple[Item, ...]:
+        """The items as studies compare them: without categories where the metric of some is no mean of theirs."""
+        if metric_of(self.metric or "").is_mean:
+            return self.items
+        return tuple(replace(item, category="") for item in self.items)
 
-    Attributes:
-        suite: What was asked.
-        replies: In the items' order.
-        score: The share of right ones.
-        seconds: Wall-clock of generation.
-        batch_size: Items that were generated together: in bfloat16 a reply may turn on it (1 or 2 of 600 did).
-    """
-
-    suite: Suite
-    replies: tuple[str, ...]
-    score: Score
-    seconds: float
-    batch_size: int
-
-    def to_json(self) -> dict[str, Any]:
-        """The entry of `summary.json` under `evaluation`."""
-        return {
-            **self.score.to_json(),
-            "digest": self.suite.digest,
-            "seconds": self.seconds,
-            "batch_size": self.batch_size,
+    def evaluate(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, setting: Setting) -> Evaluation:
+        """Ask a model and judge what it says."""
+        begun, kind = time.perf_counter(), _kind(self.kind)
+        said = kind.ask(model, tokenizer, self, setting)
+        whole = kind.judge(self.keys, self.items, said)
+        parts = {
+            name: kind.judge(self.keys, [self.items[place] for place in places], said.of(places))
+            for name, places in places_by_category(self.items).items()
         }
-
-    def write(self, path: Path) -> None:
-        """Write predictions as JSONL: one line an item with question, reply, answer and verdict."""
-        lines = []
-        for item, reply, right in zip(self.suite.items, self.replies, self.score.right, strict=True):
-            asked = "\n".join(message.content for message in item.messages)
-            row = {"prompt": asked, "reply": reply, "answer": item.answer, "check": item.check}
-            marks = {"category": item.category, **({"group": item.group} if item.group else {}), "right": right}
-            lines.append(json.dumps({**row, **marks}, ensure_ascii=False) + "\n")
-        writing = path.with_name(f"{path.name}.writing")
-        writing.write_text("".join(lines), encoding="utf-8")
-        writing.replace(path)
+        seconds = time.perf_counter() - begun
+        words: dict[str, Any] = {"parts": parts, "seconds": seconds, "notes": said.notes}
+        return Evaluation(suite=self, judged=whole, rows=said.rows, **words)
 
 
-def load_suite(name_or_path: str, limit: int | None = None) -> Suite:
-    """Read a shipped suite by its name, or a JSONL file.
+def _kind(name: str) -> Kind:
+    return cast("Kind", registry.get(KIND, name))
+
+
+def load_suite(
+    given: Given,
+    limit: int | None = None,
+    *,
+    rows: RowKind | None = None,
+    alone: str = ROWS,
+    rising: bool = False,
+) -> Suite:
+    """Read a suite.
 
     Args:
-        name_or_path: A name of :data:`SHIPPED`, or a path.
+        given: A name of `SHIPPED`, a file of rows, a YAML file or what such a file holds (`evaluate.named`).
         limit: Only the first so many items; the suite's name then says so.
+        rows: The kind of rows that the model was trained on, where it is known: the kind `task` reads such.
+        alone: The kind of a file of rows that is named alone.
+        rising: For studies, where more is better: of a metric that falls (perplexity), take the one that says the same
+            and rises.
 
     Raises:
         DataError: There is no such suite, or a row cannot be used.
+        RecipeError: A key is unknown, or its value does not fit.
     """
-    shipped = name_or_path in SHIPPED
-    path = sets_folder() / f"{SHIPPED[name_or_path]}.jsonl" if shipped else Path(name_or_path).expanduser()
-    name = name_or_path if shipped else path.stem
-    try:
-        raw = path.read_bytes()
-        lines = raw.decode("utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise DataError(f"suite {name_or_path}", "no such file", did_you_mean(name_or_path, SHIPPED)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"suite {path}", f"cannot be read ({error})", "a UTF-8 JSONL file") from None
-    items = [_item(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
-    if not items:
-        raise DataError(f"suite {path}", "no items", "at least one row")
-    digest = hashlib.sha256(raw).hexdigest()[:12]
-    if limit is not None and limit < len(items):
-        name, items, digest = f"{name}-first-{limit}", items[:limit], f"{digest}:{limit}"
-    return Suite(name=name, items=tuple(items), digest=digest)
+    found = named(given, alone)
+    kind = _kind(found.kind)
+    keys = checked(kind.Config, _beside(found), found.where)
+    if rising and (better := metric_of(getattr(keys, "metric", "")).rising):
+        keys = keys.model_copy(update={"metric": better})
+    items = kind.read(keys, found.where, limit, rows)
+    if items.metric is not None:
+        keys = keys.model_copy(update={"metric": items.metric})
+    if rising and items.falls:
+        allowed = "a metric that rises as models get better: a study says that more is better"
+        raise RecipeError(f"{found.where}.metric", f"{items.metric} falls", allowed, "name another one with metric:")
+    name, digest = found.name.replace("/", "-"), _digest(found.kind, keys, items.every)
+    if items.left:
+        name = f"{name}-first-{limit}"
+    return Suite(name=name, kind=found.kind, keys=keys, items=items.every, digest=digest, refused=items.refused)
 
 
-def _item(line: str, where: str) -> Item:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(where, f"not JSON ({error})", "one JSON object a line") from None
-    if not isinstance(row, dict):
-        raise DataError(where, f"holds {type(row).__name__}", "a JSON object")
-    return make_item(row, _messages(row, where), where)
+def _digest(kind: str, keys: SuiteKeys, items: Sequence[Item]) -> str:
+    """Hash what scores depend on besides the model; where rows came from does not matter, they are in the items."""
+    told = keys.model_dump(mode="json", exclude_defaults=True, exclude={"name", *PATHS})
+    return hashlib.sha256(f"{kind}\n{json.dumps(told, sort_keys=True)}\n{items!r}".encode()).hexdigest()[:12]
 
 
-def _messages(row: Mapping[str, Any], where: str) -> tuple[Message, ...]:
-    if isinstance(row.get("messages"), list):
-        messages = []
-        for turn in row["messages"]:
-            if not isinstance(turn, dict) or turn.get("role") not in ROLES or not isinstance(turn.get("content"), str):
-                raise DataError(where, f"message {turn!r}", f"role (one of {', '.join(ROLES)}) and content, both texts")
-            messages.append(Message(role=turn["role"], content=turn["content"]))
-        while messages and messages[-1].role == "assistant":
-            messages.pop()  # what the model is to say
-        if messages:
-            return tuple(messages)
-    asked = row.get("prompt") or "\n".join(filter(None, (row.get("instruction"), row.get("input"))))
-    if not isinstance(asked, str) or not asked:
-        raise DataError(where, f"columns {', '.join(row)}", "prompt, or instruction (and input), or messages")
-    return (Message(role="user", content=asked),)
+def _beside(found: Named) -> dict[str, Any]:
+    """Paths that are not there, but beside the suite's own file."""
+    if found.folder is None:
+        return found.keys
+    return {key: _near(value, found.folder) if key in PATHS else value for key, value in found.keys.items()}
+
+
+def _near(value: Any, folder: Path) -> Any:
+    if isinstance(value, dict):
+        return {**value, "path": _near(value["path"], folder)} if "path" in value else value
+    if isinstance(value, str) and not Path(value).expanduser().exists() and (folder / value).exists():
+        return str(folder / value)
+    return value
 
 
 def evaluate(
@@ -150,45 +169,27 @@ def evaluate(
     tokenizer: PreTrainedTokenizerBase,
     suite: Suite,
     *,
-    batch_size: int = BATCH_SIZE,
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    batch_size: int | None = None,
+    max_new_tokens: int | None = None,
     system: str | None = None,
+    folder: Path | None = None,
 ) -> Evaluation:
-    """Ask a model every item of a suite, greedily, and judge the replies.
+    """Ask a model every item of a suite and judge what it says.
 
     Args:
         model: With its method applied, or plain.
         tokenizer: With the chat template that the model was trained with.
         suite: What to ask.
         batch_size: Items generated at a time.
-        max_new_tokens: Longest reply. One that fills it has not ended by itself, and is wrong.
+        max_new_tokens: Longest reply, in the place of the suite's own.
         system: System prompt of items that have none (the recipe's `data.system`).
+        folder: What was loaded, of a model that was trained for a task.
     """
-    from luthier.models.generate import generate
-
-    begun = time.perf_counter()
-    asked = [_asked(item, system) for item in suite.items]
-    replies = generate(model, tokenizer, asked, max_new_tokens=max_new_tokens, batch_size=batch_size)
-    ended = [_has_ended(tokenizer, reply, max_new_tokens) for reply in replies]
-    return Evaluation(
-        suite=suite,
-        replies=tuple(replies),
-        score=score(replies, suite.items, ended),
-        seconds=time.perf_counter() - begun,
-        batch_size=batch_size,
-    )
-
-
-def _has_ended(tokenizer: PreTrainedTokenizerBase, reply: str, limit: int) -> bool:
-    """Whether a reply stopped by itself, told by its length: generation gives no more than the text.
-
-    The text may have a token less than was generated, where a space at its end was stripped.
-    """
-    return len(tokenizer(f" {reply}", add_special_tokens=False)["input_ids"]) < limit - 1
-
-
-def _asked(item: Item, system: str | None) -> list[dict[str, str]]:
-    turns = [{"role": message.role, "content": message.content} for message in item.messages]
-    if system is not None and turns[0]["role"] != "system":
-        turns.insert(0, {"role": "system", "content": system})
-    return turns
+    given: dict[str, Any] = {
+        "batch_size": batch_size,
+        "max_new_tokens": max_new_tokens,
+        "system": system,
+        "folder": folder,
+    }
+    setting = Setting(**{name: value for name, value in given.items() if value is not None})
+    return suite.evaluate(model, tokenizer, setting)

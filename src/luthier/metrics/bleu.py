@@ -48,29 +48,53 @@ def bleu(predicted: Sequence[str], references: Sequence[Sequence[str]]) -> float
         >>> round(bleu(["the cat sat on the mat"], [["the cat is on the mat"]]), 2)
         37.99
     """
+    return (
+        bleu_of([sum(column) for column in zip(*counts(predicted, references), strict=True)]) if predicted else math.nan
+    )
+
+
+def counts(predicted: Sequence[str], references: Sequence[Sequence[str]]) -> list[list[int]]:
+    """What each item adds to the sums that BLEU is made of: right n-grams, n-grams (n = 1 to 4), words, nearest length.
+
+    Args:
+        predicted: As in :func:`bleu`.
+        references: Likewise.
+
+    Raises:
+        ValueError: As in :func:`bleu`.
+    """
     if len(predicted) != len(references) or not all(references):
         raise ValueError(f"{len(predicted)} texts for {len(references)} lists of references, none of them empty")
-    if not predicted:
-        return math.nan
     chinese = sum(is_chinese(texts[0]) for texts in references) * 2 > len(references)
     cut = spaced if chinese else tokens
-    hits, total = [0] * ORDER, [0] * ORDER
-    said = nearest = 0
+    found = []
     for text, right in zip(predicted, references, strict=True):
+        hits, total = [], []
         ours, true = cut(text), [cut(one) for one in right]
-        said += len(ours)
-        nearest += min((abs(len(one) - len(ours)), len(one)) for one in true)[1]
+        nearest = min((abs(len(one) - len(ours)), len(one)) for one in true)[1]
         for n in range(1, ORDER + 1):
             most: Counter[tuple[str, ...]] = Counter()
             for one in true:
                 most |= _grams(one, n)
             grams = _grams(ours, n)
-            hits[n - 1] += (grams & most).total()
-            total[n - 1] += grams.total()
-    return _combined(hits, total, said, nearest)
+            hits.append((grams & most).total())
+            total.append(grams.total())
+        found.append([*hits, *total, len(ours), nearest])
+    return found
 
 
-def _combined(hits: Sequence[int], total: Sequence[int], said: int, nearest: int) -> float:
+def bleu_of(sums: Sequence[float]) -> float:
+    """BLEU of the sums over items that :func:`counts` gives.
+
+    Example:
+        >>> round(bleu_of([5, 3, 1, 0, 6, 5, 4, 3, 6, 6]), 2)
+        37.99
+    """
+    said, nearest = sums[2 * ORDER :]
+    return _combined(sums[:ORDER], sums[ORDER : 2 * ORDER], said, nearest)
+
+
+def _combined(hits: Sequence[float], total: Sequence[float], said: float, nearest: float) -> float:
     """Geometric mean of the precisions (the k-th zero among them is 1 / (2^k total)), with a penalty for brevity."""
     if not any(hits):
         return 0.0

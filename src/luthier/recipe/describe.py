@@ -24,6 +24,7 @@ BEGIN, END = "<!-- keys: made by luthier.recipe.describe -->", "<!-- end of keys
 ENTRIES = re.compile(
     r"(<!-- keys of ([\w.]+): made by luthier\.recipe\.describe -->).*?(<!-- end of keys -->)", re.DOTALL
 )
+TABLED = (*FOLDERS.values(), "evaluate.kinds")  # kinds whose entries are shown with their keys
 _BELOW = {  # what stands in lists of a section
     "data": [("A source in `data.train` and `data.eval`", "Source")],
     "optim": [("A group in `optim.groups`", "Group")],
@@ -62,7 +63,7 @@ def keys_of(config: type[BaseModel]) -> list[dict[str, Any]]:
 def entry_tables(kind: str) -> str:
     """Every entry of a kind, those of plug-ins among them: its help, and a table of its keys where it has any."""
     known, parts = registry.entries(kind), []
-    if kind not in FOLDERS.values():
+    if kind not in TABLED:
         return "\n".join(
             ["| Name | |", "|---|---|", *(f"| `{name}` | {_cell(text)} |" for name, text in known.items())]
         )

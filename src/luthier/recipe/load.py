@@ -146,7 +146,7 @@ def resolve(tree: dict[str, Any], origins: dict[str, Origin] | None = None) -> R
     Raises:
         RecipeError: A key is unknown, a value does not fit, or two keys contradict each other.
     """
-    recipe = _validate(Recipe, tree, "")
+    recipe = checked(Recipe, tree, "")
     filled: dict[str, Any] = {}
     for kind in FOLDERS:
         given = _default(kind, recipe) | (getattr(recipe, kind) if kind in recipe.model_fields_set else {})
@@ -178,7 +178,7 @@ def entry_config(kind: str, given: dict[str, Any]) -> BaseModel:
         RecipeError: There is no such entry, or a key of it is wrong.
     """
     config: type[BaseModel] = registry.get(FOLDERS[kind], str(given["name"]), f"{kind}.name").Config
-    return _validate(config, {k: v for k, v in given.items() if k != "name"}, kind)
+    return checked(config, {k: v for k, v in given.items() if k != "name"}, kind)
 
 
 def source_of(word: str, where: str) -> Source:
@@ -200,7 +200,7 @@ def source_of(word: str, where: str) -> Source:
     tree = parse_override(f"{where}={word}")[1]
     if not isinstance(tree, dict):
         raise RecipeError(where, word, "a path, or {path: ..., columns: {...}}", "close its braces and quotes")
-    return _validate(Source, tree, where)
+    return checked(Source, tree, where)
 
 
 def form_config(config: type[T], words: Sequence[str]) -> T:
@@ -215,7 +215,7 @@ def form_config(config: type[T], words: Sequence[str]) -> T:
         if key in tree:
             raise RecipeError(key, "given twice", "each key once", "leave one out")
         tree[key] = value
-    return _validate(config, tree, "")
+    return checked(config, tree, "")
 
 
 def _plain(value: Any) -> Any:
@@ -244,8 +244,12 @@ def _origins(recipe: Recipe, given: dict[str, Origin]) -> dict[str, Origin]:
     return origins
 
 
-def _validate(schema: type[T], tree: Any, where: str) -> T:
-    """Check as JSON: strict about kinds, and a list may fill a tuple."""
+def checked(schema: type[T], tree: Any, where: str) -> T:
+    """Check a mapping as JSON: strict about kinds, and a list may fill a tuple.
+
+    Raises:
+        RecipeError: A key is unknown or missing, or a value does not fit.
+    """
     try:
         text = json.dumps(tree)
     except TypeError as error:  # a date, or an object in a Python tree

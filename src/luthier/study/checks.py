@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import RecipeError, did_you_mean
+from luthier.evaluate.named import name_of
 from luthier.recipe import Recipe
 from luthier.recipe.fingerprint import flat
 from luthier.recipe.schema import Data, Model, Optim, Section, Train
@@ -54,7 +55,7 @@ def check_study(study: Study, base: str, name: re.Pattern[str]) -> None:
             if given not in rows:
                 where = f"study claims.{number}"
                 raise RecipeError(where, f"unknown variant {given!r}", did_you_mean(given, rows), "correct it")
-        suites = [_suite(given) for given in study.evaluate]
+        suites = [name_of(given) for given in study.evaluate]
         if claim.on is not None and claim.on not in suites:
             where = f"study claims.{number}.on"
             raise RecipeError(where, f"unknown suite {claim.on!r}", did_you_mean(claim.on, suites), "correct it")
@@ -95,8 +96,8 @@ def _check_tune(study: Study) -> None:
     assert tune is not None
     check_keys(tune.keys, "study tune.keys")
     grid({key: list(values) for key, values in tune.keys.items()}, "study tune.keys")
-    reported = [_suite(given) for given in study.evaluate]
-    if _suite(tune.on) in reported:
+    reported = [name_of(given) for given in study.evaluate]
+    if name_of(tune.on) in reported:
         received = f"{tune.on!r}, which is in evaluate"
         allowed = "a suite of its own: a score on the items that chose it flatters"
         raise RecipeError("study tune.on", received, allowed, "give another one, such as embedded-dev")
@@ -135,8 +136,3 @@ def _tuned_rows(study: Study) -> list[str]:
     if not study.tune or not study.tune.beside:
         return []
     return [f"{name}-tuned" for name in study.tune.variants or study.variants]
-
-
-def _suite(name_or_path: str) -> str:
-    """What results are filed under, as `load_suite` calls it."""
-    return name_or_path.rpartition("/")[2].removesuffix(".jsonl") if name_or_path.endswith(".jsonl") else name_or_path

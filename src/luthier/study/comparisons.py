@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from luthier.evaluate.bootstrap import bootstrap
+from luthier.evaluate.judged import metric_of
 from luthier.evaluate.significance import ALPHA, holm, p_value, smallest_seen
 from luthier.evaluate.statistics import Estimate, paired, summed
 
@@ -73,7 +74,7 @@ def scores(result: StudyResult, suite: str, category: str | None = None) -> dict
             for variant in result.variants
             if (found := result.verdicts(variant, suite))
         }
-        estimates = bootstrap(list(tables.values()), groups_N, limits=(0.0, 1.0))
+        estimates = bootstrap(list(tables.values()), groups_N, limits=_limits(result, suite))
         return dict(zip(tables, estimates, strict=True))
 
     return result.remembered(("scores", suite, category), find)
@@ -114,7 +115,9 @@ def _alone(result: StudyResult, pairs: Sequence[tuple[str, str]], suite: str, ca
         for place, pair in enumerate(pairs)
         if (table := differences(result, *pair, suite)) is not None
     }
-    estimates = dict(zip(tables, bootstrap(list(tables.values()), groups_N, limits=(-1.0, 1.0)), strict=True))
+    low, high = _limits(result, suite)
+    drawn = bootstrap(list(tables.values()), groups_N, limits=(low - high, high - low))
+    estimates = dict(zip(tables, drawn, strict=True))
     found = []
     for place, (first, second) in enumerate(pairs):
         difference = Difference(first=first, second=second, estimate=UNKNOWN)
@@ -136,6 +139,12 @@ def differences(result: StudyResult, first: str, second: str, suite: str) -> Num
     if not seeds or not one or not two:
         return None
     return paired(*(np.stack([v[s] if s in v else v[None] for s in seeds]) for v in (one, two)))
+
+
+def _limits(result: StudyResult, suite: str) -> tuple[float, float]:
+    """What a score can be at all."""
+    known = metric_of(result.metric(suite))
+    return known.low, known.high
 
 
 def _kept(result: StudyResult, suite: str, category: str | None) -> tuple[Any, Places | None]:

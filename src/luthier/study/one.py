@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from luthier.evaluate.suite import Suite
-    from luthier.evaluate.trained import TaskSuite
     from luthier.run import RunResult
     from luthier.study.design import Design, Planned
 
@@ -43,7 +42,7 @@ class Work:
     """
 
     design: Design
-    suites: tuple[Suite | TaskSuite, ...]
+    suites: tuple[Suite, ...]
     folder: Path
     overwrite: bool
     say: Callable[[str], None]

@@ -18,7 +18,6 @@ import numpy as np
 
 from luthier.engine.folder import clear, finished, write_json, write_text
 from luthier.evaluate.suite import evaluate
-from luthier.evaluate.trained import TaskSuite
 from luthier.study.results import Run
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ def places_of(study: Path, plans: Sequence[Planned]) -> dict[str, list[Path]]:
 
 
 def adopt(
-    source: Path, folder: Path, resolved: Resolved, wanted: dict[str, str], suites: Sequence[Suite | TaskSuite]
+    source: Path, folder: Path, resolved: Resolved, wanted: dict[str, str], suites: Sequence[Suite]
 ) -> dict[str, Any]:
     """Copy a finished run of the same recipe and inputs from another folder, without its checkpoints.
 
@@ -125,7 +124,7 @@ def _first_line(folder: Path) -> str:
         return ""
 
 
-def unscored(folder: Path, summary: dict[str, Any], suites: Sequence[Suite | TaskSuite]) -> list[Suite | TaskSuite]:
+def unscored(folder: Path, summary: dict[str, Any], suites: Sequence[Suite]) -> list[Suite]:
     """The suites that the run has not answered, or that have changed since."""
     scores = summary.get("evaluation", {})
     return [
@@ -140,17 +139,13 @@ def add_scores(
     summary: dict[str, Any],
     model: Any,
     tokenizer: Any,
-    suites: Sequence[Suite | TaskSuite],
+    suites: Sequence[Suite],
     recipe: Recipe,
 ) -> dict[str, Any]:
     """Ask the suites, write the predictions, and give the summary with the scores in it."""
     scores = dict(summary.get("evaluation", {}))
     for suite in suites:
-        found: Any
-        if isinstance(suite, TaskSuite):
-            found = suite.evaluate(model, tokenizer, folder)
-        else:
-            found = evaluate(model, tokenizer, suite, system=recipe.data.system)
+        found = evaluate(model, tokenizer, suite, system=recipe.data.system, folder=folder)
         found.write(_predictions(folder, suite))
         scores[suite.name] = found.to_json()
     return {**summary, "evaluation": scores}
@@ -162,9 +157,7 @@ def trained_loss(folder: Path) -> float:
     return float(np.mean([record["loss"] for record in records if "loss" in record][-LAST:]))
 
 
-def read_run(
-    folder: Path, summary: dict[str, Any], suites: Sequence[Suite | TaskSuite], variant: str, seed: int | None
-) -> Run:
+def read_run(folder: Path, summary: dict[str, Any], suites: Sequence[Suite], variant: str, seed: int | None) -> Run:
     """A run that is done, with each item's verdict."""
     right = {}
     for suite in suites:
@@ -182,5 +175,5 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> dict[str, Any]:
     return summary
 
 
-def _predictions(folder: Path, suite: Suite | TaskSuite) -> Path:
+def _predictions(folder: Path, suite: Suite) -> Path:
     return folder / f"predictions-{suite.name}.jsonl"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from luthier.evaluate.evaluation import groups_of
 from luthier.study.comparisons import UNKNOWN, Difference, compared, scores
 from luthier.study.rows import Row, rows
 from luthier.study.said import Said, said
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
     from pathlib import Path
 
-    from luthier.evaluate.exact import Item
+    from luthier.evaluate.items import Item
     from luthier.evaluate.statistics import Estimate
     from luthier.study.design import Design
 
@@ -35,7 +36,7 @@ class Run:
         seed: Its seed; None for `base`, which no seed touches.
         folder: Where it stands.
         summary: The contents of summary.json; empty where it failed.
-        right: Suite -> 1 or 0 for each item.
+        right: Suite -> what each item adds to its metric: 1 or 0 where answers are right or wrong.
         error: Why it failed, or "".
         reused: Nothing had to be trained: the result was there.
     """
@@ -89,6 +90,11 @@ class StudyResult:
         """Runs that failed."""
         return [run for run in self.runs if run.error]
 
+    def metric(self, suite: str) -> str:
+        """What the score of a suite is, as its runs say."""
+        told = (run.summary.get("evaluation", {}).get(suite, {}).get("metric") for run in self.runs)
+        return next((name for name in told if name), "exact_match")
+
     def verdicts(self, variant: str, suite: str | None = None) -> dict[int | None, Verdicts]:
         """Seed -> 1 or 0 for each item, of the runs that finished."""
         name = suite or self.suite
@@ -102,9 +108,7 @@ class StudyResult:
 
     def groups(self, suite: str) -> npt.NDArray[np.int64] | None:
         """The number of each item's group; None where every item stands alone. An item without a group is its own."""
-        names = [item.group or place for place, item in enumerate(self.items.get(suite, ()))]
-        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-        return np.array([numbers[name] for name in names]) if len(numbers) < len(names) else None
+        return groups_of(self.items.get(suite, ()))
 
     def compared(self, pairs: Sequence[tuple[str, str]], suite: str | None = None) -> list[Difference]:
         """Compare pairs of variants (first minus second) as one family: p is corrected over all of them."""

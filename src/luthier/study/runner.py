@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from luthier.core.errors import Interrupted, RecipeError, did_you_mean
+from luthier.evaluate.named import ROWS, TASK
 from luthier.evaluate.suite import load_suite
-from luthier.evaluate.trained import load_task_suite
-from luthier.recipe.tasks import task_of
+from luthier.recipe.tasks import rows_of, task_of
 from luthier.study.conclude import sentence
 from luthier.study.design import design, difference_lines, resolve_start
 from luthier.study.lock import held
@@ -44,8 +44,8 @@ from luthier.study.workers import Workers, places
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from luthier.evaluate.named import Given
     from luthier.evaluate.suite import Suite
-    from luthier.evaluate.trained import TaskSuite
     from luthier.recipe import Recipe
     from luthier.study.design import Planned
     from luthier.study.schema import Study
@@ -139,23 +139,26 @@ def _run(work: Work, say: Callable[[str], None], lock: int | None, on: str) -> S
     return result
 
 
-def _suites(study: Study, recipe: Recipe) -> tuple[Suite | TaskSuite, ...]:
+def _suites(study: Study, recipe: Recipe) -> tuple[Suite, ...]:
     """What every model is asked: questions, or, of a task with labels, answers or vectors, rows of that task."""
-    suites = tuple(_suite(name, study, recipe) for name in study.evaluate)
+    suites = tuple(_suite(given, study, recipe) for given in study.evaluate)
     if len({suite.name for suite in suites}) < len(suites):
-        raise RecipeError("study evaluate", f"received {list(study.evaluate)}", "suites with names of their own")
+        received = f"received {[suite.name for suite in suites]}"
+        raise RecipeError("study evaluate", received, "suites with names of their own")
     if study.tune:
         chooser = _suite(study.tune.on, study, recipe)
         if twin := next((suite.name for suite in suites if suite.digest == chooser.digest), None):
-            received = f"{study.tune.on!r} holds the same items as {twin!r}, which is in evaluate"
+            received = f"{chooser.name!r} holds the same items as {twin!r}, which is in evaluate"
             allowed = "a suite of its own: a score on the items that chose it flatters"
             raise RecipeError("study tune.on", received, allowed, "give another one")
     return suites
 
 
-def _suite(name: str, study: Study, recipe: Recipe) -> Suite | TaskSuite:
-    rows = load_task_suite(name, recipe.objective["name"], task_of(recipe), study.items)
-    return rows or load_suite(name, study.items)
+def _suite(given: Given, study: Study, recipe: Recipe) -> Suite:
+    """A file that is named alone holds questions, or, where models do not reply to any, rows as they are trained on."""
+    rows = rows_of(recipe.objective["name"])
+    questions = rows == "judged" or (rows == "plain" and task_of(recipe) != "SEQ_2_SEQ_LM")
+    return load_suite(given, study.items, rows=rows, alone=ROWS if questions else TASK, rising=True)
 
 
 def _all(work: Work, workers: Workers | Cluster | None, runs: list[Run], say: Callable[[str], None]) -> None:
@@ -195,7 +198,7 @@ def _silent(_: str) -> None:
 
 def _result(work: Work, runs: list[Run]) -> StudyResult:
     sizes = {suite.name: len(suite.items) for suite in work.suites}
-    items = {suite.name: suite.items for suite in work.suites}
+    items = {suite.name: suite.compared for suite in work.suites}
     return StudyResult(folder=work.folder, design=work.design, runs=tuple(runs), suites=sizes, items=items)
 
 

@@ -6,7 +6,7 @@
     axes:      {optim.learning_rate: [3e-4, 1e-3]}     a grid; with variants, each of them at each point
     seeds:     [0, 1, 2]
     budget:    {scored_tokens: 100000}          what every run may use
-    evaluate:  [embedded]                       names of suites, or JSONL files
+    evaluate:  [embedded]                       suites: names, JSONL or YAML files, {perplexity: book.txt} ...
     baseline:  r16
     output_dir: runs/my-study
 
@@ -67,8 +67,8 @@ class Study(Section):
     """What every run may use, in place of the recipes' steps and epochs: `{scored_tokens: 100000}`."""
     tune: Tune | None = None
     """Keys whose value is chosen for each variant, on a suite that is not reported."""
-    evaluate: Annotated[tuple[str, ...], BeforeValidator(several), Field(min_length=1)]
-    """Suites by name or JSONL file; the first one is what the table is about."""
+    evaluate: Annotated[tuple[str | dict[str, Any], ...], BeforeValidator(several), Field(min_length=1)]
+    """Suites: names, files of rows, YAML files or what these hold; the first one is what the table is about."""
     items: Positive | None = None
     """Only the first so many items of each suite: quicker, and noisier."""
     baseline: str | None = None

@@ -57,8 +57,8 @@ class Tune(Section):
 
     keys: Annotated[dict[str, tuple[Any, ...]], Field(min_length=1)]
     """Recipe key -> the values tried; several keys are a grid."""
-    on: str
-    """The suite that chooses; not one of `evaluate`."""
+    on: str | dict[str, Any]
+    """The suite that chooses, as in `evaluate`, but not one of those."""
     seeds: Seeds = (0,)
     """Each value runs once with each; the highest mean score is chosen, the first one of equals."""
     variants: Annotated[tuple[str, ...], BeforeValidator(several)] | None = None

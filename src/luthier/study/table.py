@@ -130,8 +130,7 @@ def large(value: float) -> str:
 def _of_score(result: StudyResult) -> Said:
     """What the score is: the share of right answers, or a task's own metric."""
     suite, items = result.suite, result.suites[result.suite]
-    told = (run.summary.get("evaluation", {}).get(suite, {}).get("metric") for run in result.runs)
-    metric = next((name for name in told if name), "exact_match")
+    metric = result.metric(suite)
     if metric != "exact_match":
         return said("task_score", metric=metric, suite=suite, items=items)
     check = said("score_exact" if suite.startswith("embedded") else "score_checks")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import RunFailed
 from luthier.engine.folder import write_json
+from luthier.evaluate.named import name_of
 from luthier.study.axes import grid
 from luthier.study.design import Tuned
 from luthier.study.said import Said, said
@@ -45,7 +46,7 @@ def tuning_study(study: Study) -> Study:
         "include_base": False,
         "claims": (),
         "axis": next(iter(tune.keys)),
-        "title": f"{study.title}: tuning on {tune.on}",
+        "title": f"{study.title}: tuning on {name_of(tune.on)}",
         "output_dir": str(Path(study.output_dir) / FOLDER),
     }
     return study.model_copy(update=changes)
@@ -89,7 +90,7 @@ def sentences(study: Study, tuned: Mapping[str, Tuned]) -> list[Said]:
         pairs = [f"{key} = {_written(value)}" for key, value in found.values.items()]
         parts.append(said("tuned_to", name=name, pairs=pairs))
         edges += [said(f"edge_{side}", name=name, key=key) for key, side in found.edge.items()]
-    lines = [said("tuned", on=tune.on, seeds=list(map(str, tune.seeds)), parts=parts)]
+    lines = [said("tuned", on=name_of(tune.on), seeds=list(map(str, tune.seeds)), parts=parts)]
     return [*lines, said("tuned_edges", parts=edges)] if edges else lines
 
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.evaluate.exact import CHECKS, Item, is_right, make_item, score
+from luthier.evaluate.exact import CHECKS, ExactItem, is_right, make_item
 
 
-def item(check: str, answer, category: str = "") -> Item:
-    return Item(messages=(), check=check, answer=answer, category=category)
+def item(check: str, answer, category: str = "") -> ExactItem:
+    return ExactItem(messages=(), check=check, answer=answer, category=category)
 
 
 @pytest.mark.parametrize(
@@ -33,34 +33,6 @@ def item(check: str, answer, category: str = "") -> Item:
 )
 def test_checks(check, answer, reply, right):
     assert is_right(reply, item(check, answer)) is right
-
-
-def test_score_counts_and_tells_categories():
-    items = [item("exact", "a", "x"), item("exact", "b", "y"), item("exact", "c", "y"), item("exact", "d", "y")]
-    found = score(["a", "b", "no", "d"], items)
-    assert (found.value, found.items, found.right) == (0.75, 4, (True, True, False, True))
-    assert found.stderr == pytest.approx((0.75 * 0.25 / 3) ** 0.5)
-    assert {name: (part.value, part.items) for name, part in found.by_category.items()} == {
-        "x": (1.0, 1),
-        "y": (2 / 3, 3),
-    }
-    assert found.to_json()["by_category"]["y"] == {"value": 2 / 3, "items": 3}
-
-
-def test_a_cut_reply_is_wrong_even_if_it_holds_the_answer():
-    items = [item("contains_all", ("dog",))] * 2
-    assert score(["the dog and", "the dog"], items, [False, True]).right == (False, True)
-
-
-def test_one_category_needs_no_table():
-    assert score(["a"], [item("exact", "a", "x")]).by_category == {}
-    assert score(["a"], [item("exact", "a", "x")]).to_json()["stderr"] is None
-    assert "by_category" not in score(["a"], [item("exact", "a", "x")]).to_json()
-
-
-def test_every_item_needs_a_reply():
-    with pytest.raises(ValueError, match="zip"):
-        score(["a"], [item("exact", "a")] * 2)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from luthier.evaluate.exact import Item
+from luthier.evaluate.items import Item
 from luthier.study.design import design
 from luthier.study.results import Run, StudyResult
 from luthier.study.schema import load_study
@@ -79,7 +79,7 @@ def made_up(tmp_path: Path) -> Callable[..., StudyResult]:
 
 
 def _item(place: int) -> Item:
-    return Item(messages=(), check="exact", answer="", category="code" if place % 2 else "math")
+    return Item(category="code" if place % 2 else "math")
 
 
 def _run(plan: Any, variant: str, seed: int | None, share: float | None, items: int) -> Run:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from luthier.evaluate.exact import Item
+from luthier.evaluate.items import Item
 from luthier.evaluate.statistics import crossed
 from luthier.study.categories import categories_json, forgetting
 from luthier.study.comparisons import Difference, by_category, corrected, scores
@@ -123,7 +123,7 @@ def test_forgetting_counts_a_suite_without_categories_as_one(made_up):
 
 def grouped(result, size: int):
     items = [
-        Item(messages=(), check="exact", answer="", category=item.category, group=f"text {place // size}")
+        Item(category=item.category, group=f"text {place // size}")
         for place, item in enumerate(result.items["embedded"])
     ]
     return replace(result, items={"embedded": items})
@@ -145,7 +145,7 @@ def test_items_of_a_group_are_one_unit(made_up):
 def test_items_without_a_group_are_units_of_their_own(made_up):
     result = made_up({})
     items = list(result.items["embedded"])
-    items[3] = items[7] = Item(messages=(), check="exact", answer="", group="0")
+    items[3] = items[7] = Item(group="0")
     numbers = replace(result, items={"embedded": items}).groups("embedded")
     assert len(set(numbers.tolist())) == 399
     assert numbers[3] == numbers[7]
