@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -131,6 +132,17 @@ def test_states(tiny_llama):
     for name, size in wanted.items():
         assert need(trainable, optim=Optim(optim=name)).states == size * numbers
     assert need(trainable, optim=Optim(optim="sgd", momentum=0.9)).states == 12 * numbers
+
+
+def test_gaps_of_a_processor_grow_with_the_steps_to_a_bound(trainable):
+    counts = count(trainable)
+    found = [need_of(counts, replace(work(), steps=steps), ADAMW, "cpu") for steps in (1, 8, 40, 1000, 2000)]
+    gaps = [one.gaps for one in found]
+    assert gaps == sorted(gaps)
+    assert gaps[0] < gaps[1] < gaps[2]
+    assert gaps[3] == pytest.approx(gaps[4], rel=0.01)
+    assert gaps[4] < 3 * found[4].activations
+    assert need_of(counts, work(), ADAMW, "cuda").gaps == 0
 
 
 def test_recomputing_leaves_less(trainable):
