@@ -5,7 +5,7 @@
     recomputed   its input; the layer runs again, with the same dropout
     offloaded    nothing: it runs again too, and its input waits in the host's pinned memory
 
-All three are the same gradient, to the bit.
+All three are the same gradient: to the bit in decoders, to rounding in T5.
 
 Reference:
     Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv 1604.06174, section 4.1.

@@ -190,4 +190,4 @@ def test_an_encoders_layers_stand_before_its_decoders(family):
     recompute_layers(model, layers=[layers[0], layers[-1]], offloaded=layers[:1])
     assert [layer.gradient_checkpointing for layer in layers] == [True, *[False] * (len(layers) - 2), True]
     for one, other in zip(plain, gradients(), strict=True):
-        assert one is other is None or torch.equal(one, other)
+        assert one is other is None or torch.allclose(one, other, atol=1e-5)
