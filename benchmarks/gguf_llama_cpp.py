@@ -8,8 +8,9 @@
 and form: llama.cpp's greedy tokens behind 12 prompts beside transformers' of the trained model; KL(trained ||
 llama.cpp) over all tokens of 8 rows beside the proof's KL(trained || file read by transformers), with keys and values
 in float32; and the largest difference of two logits. For each tokenizer: ids of TEXTS and what is special. Exit code
-1 where ids differ, a 16- or 32-bit file says another token, or llama.cpp is farther from the trained model than twice
-the proof and 1e-4 nats.
+1 where ids differ otherwise than the command says, a file of 32 bits gives another token, or llama.cpp is more than
+5 % and 1e-3 nats farther from the trained model than the proof. (Of 16 and fewer bits llama.cpp rounds what it
+multiplies, too: two likeliest tokens that are all but equal may change places, and another text follows then.)
 """
 
 from __future__ import annotations
@@ -19,49 +20,25 @@ import json
 import subprocess
 import sys
 import tempfile
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from gguf_texts import CHAT, FAMILIES, PROMPTS, PROSE, SIZES, TEXTS, TURNS
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import luthier
 from luthier.export.forms import gguf as form
-from luthier.export.held_out import TEXTS as PROSE
 from luthier.export.trained import Request
 from luthier.models.generate import stop_ids
 from luthier.models.load import locate
 
-HERE = Path(__file__).parent
 FORMS = ("f32", "f16", "bf16", "q8_0", "q5_0", "q5_1", "q4_0", "q4_1")
+HERE = Path(__file__).parent
 NEW = 48
-PROMPTS = (
-    "Once upon a time", "The", "Lily and Tom went to the", "What is 12 plus 30?", "Name a colour.", "One day, a big",
-    "Is 7 more than 3?", "The sun was", "Her mom said", "Write a list of", "He was very", "2 + 2 =",
-)  # fmt: skip
-TEXTS = (
-    *PROSE, " leading", "trailing ", "two  spaces   three", "\n\nlines\n \n\tand tabs\t\t",
-    "1234567890 12 3,456.78 ½ ²",
-    "it's we'll I'D YOU'RE", "emoji 🐈‍⬛ 🇳🇱 👩🏽‍🚀", "naïve café", "naïve cafe\u0301 (decomposed)",
-    "العربية עברית हिन्दी ไทย",
-    "日本語テキスト 한국어", "a\u00a0b\u2003c\u200bd", "\r\nwindows\r\n", "x" * 70, "{\n    \"a\": [1, 2]\n}",
-    "<|end|> <s> </s>",
-    "!?...--==>>", "\u0000\u0001", "MixedCASE camelCaseWords snake_case_words", "https://example.org/a?b=c&d=1#e",
-)  # fmt: skip
-SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
-SIZES |= {"num_key_value_heads": 2, "max_position_embeddings": 256, "initializer_range": 0.15}
-LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama, untied": ("llama", {"tie_word_embeddings": False}),
-    "llama, biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
-    "llama 3's positions": ("llama", {"rope_parameters": LLAMA3 | {"original_max_position_embeddings": 16}}),
-    "linear positions": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}),
-    "mistral, head 32": ("mistral", {"sliding_window": None, "head_dim": 32}),
-    "qwen2": ("qwen2", {}),
-    "qwen3, head 32": ("qwen3", {"head_dim": 32}),
-}
 
 
 @dataclass(kw_only=True)
@@ -74,6 +51,7 @@ class Subject:
     tokenizer: Any
     model: Any
     proof: Any
+    notes: str
     prompts: list[list[int]]
     rows: list[list[int]]
     answer: dict[str, Any] = field(default_factory=dict)
@@ -97,15 +75,6 @@ class Subject:
             "rows": self.rows, "new": NEW, "logits": str(self.file) + ".logits",
             "words": self.model.config.vocab_size, "context": 256,
         }  # fmt: skip
-
-
-TURNS = "{% for m in messages %}{{ '<|' + m.role + '|>\\n' + m.content + eos_token + '\\n' }}{% endfor %}"
-CHAT = [
-    {"role": "system", "content": "Be brief."},
-    {"role": "user", "content": " What is 2 + 2? "},
-    {"role": "assistant", "content": "4"},
-    {"role": "user", "content": "And 3 + 3?"},
-]
 
 
 def main() -> int:
@@ -170,7 +139,8 @@ def tokenizers(scratch: Path, args: argparse.Namespace) -> list[Subject]:
         if args.only not in f"tokenizer {file.parent.name}":
             continue
         words = AutoTokenizer.from_pretrained(file.parent)
-        words.chat_template = words.chat_template or f"{words.bos_token or ''}{TURNS}"
+        if words.eos_token:
+            words.chat_template = words.chat_template or f"{words.bos_token or ''}{TURNS}"
         folder = random_model(scratch / f"words-{file.parent.name}", words, "llama", {"tie_word_embeddings": True})
         found.append(exported(f"tokenizer {file.parent.name}", folder, scratch, "f16", rows=0))
     return found
@@ -193,13 +163,15 @@ def random_model(folder: Path, words: Any, kind: str, more: dict[str, Any]) -> P
 
 def exported(name: str, source: Path, scratch: Path, kind: str, rows: int = len(PROSE)) -> Subject:
     """Write one form."""
+    said: list[str] = []
     output = scratch / f"{source.name}-{kind}"
-    request = Request(source=source, output=output, texts=PROSE, bound=1.0, say=lambda _: None)
+    request = Request(source=source, output=output, texts=PROSE, bound=1.0, say=said.append)
     done = form.write(request, form.Config(dtype=kind))
     model, words = luthier.load(str(source), "float32")
     model.set_attn_implementation("eager")
     parts = {
         "prompts": [words(text)["input_ids"] for text in PROMPTS] if rows else [],
+        "notes": " ".join(line for line in said if line.startswith("note:")),
         "rows": [words(text)["input_ids"][:96] for text in PROSE[:rows]],
     }
     file = next(output.glob("*.gguf"))
@@ -227,26 +199,33 @@ def compare(subjects: list[Subject]) -> tuple[list[str], list[str]]:
         if "error" in one.answer:
             faults.append(f"{where}: llama.cpp says: {one.answer['error']}")
             continue
-        faults += [f"{where}: {fault}" for fault in words_differ(one)]
+        wrong, known = words_differ(one)
+        faults += [f"{where}: {fault}" for fault in wrong]
+        if not one.rows:
+            count = len(TEXTS) + len(one.turns)
+            lines.append(f"{where}: {count - len(wrong) - known} of {count} texts have the same ids; known: {known}")
         if not one.rows:
             continue
         same, count = greedy(one)
         kl, most = distance(one)
         mean = one.proof.mean_kl
         lines.append(f"{one.name:24} {one.kind:5} {f'{same} of {count}':>18} {mean:10.2g} {kl:13.2g} {most:8.2g}")
-        if one.proof.bits is None and same < count:
+        if one.kind == "f32" and same < count:
             faults.append(f"{where}: {same} of {count} greedy tokens")
-        if kl > 2 * mean + 1e-4:
+        if kl > 1.05 * mean + 1e-3:
             faults.append(f"{where}: KL {kl:.2g} nats from the trained model, the proof {mean:.2g}")
     return lines, faults
 
 
-def words_differ(one: Subject) -> list[str]:
-    """Ids, special tokens and rendered chats that are others."""
-    found = []
+def words_differ(one: Subject) -> tuple[list[str], int]:
+    """Ids, special tokens and rendered chats that are others; and how many texts differ as the command says they do."""
+    found, known = [], 0
     for text, ids in zip([*TEXTS, *one.turns], one.answer["texts"], strict=True):
         mine = one.tokenizer(text, add_special_tokens=False)["input_ids"]
-        if mine != ids:
+        changed = "change text" in one.notes and unicodedata.normalize("NFC", text) != text
+        if mine != ids and (changed or ("puts a space" in one.notes and text not in one.turns)):
+            known += 1
+        elif mine != ids:
             found.append(f"{text[:40]!r} is {one.tokenizer.convert_ids_to_tokens(mine)[:12]}, llama.cpp "
                          f"{one.tokenizer.convert_ids_to_tokens(ids)[:12]}")  # fmt: skip
     special, words = one.answer["special"], one.tokenizer
@@ -258,7 +237,7 @@ def words_differ(one: Subject) -> list[str]:
     for text, mine in zip(one.answer["chats"], one.turns, strict=True):
         if text != mine:
             found.append(f"the chat {mine!r} is rendered {text!r}")
-    return found
+    return found, known
 
 
 @torch.no_grad()

@@ -42,6 +42,7 @@ from luthier.models.quantized import told, write_record
 from luthier.models.save import save_words
 from luthier.models.threads import fitting_threads
 from luthier.planning.ahead import Ahead
+from luthier.planning.before import refuse_before
 from luthier.recipe import Model, Recipe, Resolved, entry_config, load_recipe
 from luthier.recipe.tasks import task_of
 
@@ -118,6 +119,7 @@ def train(
                 rows = ranks.one_first(lambda: read_rows(recipe, say, ranks))
             with routed_float32(pick_device().type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
                 with machine.phase("load"):
+                    refuse_before(recipe, rows)
                     model, trainable = _build(recipe, rows.labels, say)
                 ranks.wait()  # the memory that is free is looked at when every rank holds its model
                 ahead = Ahead.of(recipe, rows, trainable, say, idle)
@@ -196,13 +198,13 @@ def preview(recipe: Recipe | Resolved | dict[str, Any] | str | Path, *, say: Say
         UserError: As for :func:`train`.
     """
     resolved = recipe if isinstance(recipe, Resolved) else load_recipe(recipe)
-    notes = () if resolved is recipe else resolved.notes  # whoever resolved another tool's recipe has told them
-    recipe = resolved.recipe
-    for note in notes:
+    for note in () if resolved is recipe else resolved.notes:  # whoever resolved another tool's recipe has told them
         say(note)
+    recipe = resolved.recipe
     check_optimizer(recipe.optim)
     rows = read_rows(recipe, say, place_here())
     with routed_float32(pick_device().type == "cpu" and pick_dtype(recipe.model.dtype) == torch.float32):
+        refuse_before(recipe, rows)
         model, trainable = _build(recipe, rows.labels, say)
         Ahead.of(recipe, rows, trainable, say)
         if bind(recipe, rows.labels).reference:
@@ -256,9 +258,8 @@ def load_base(recipe: Recipe, labels: Labels | None, say: Say) -> PreTrainedMode
     device, task = pick_device(), task_of(recipe)
     dtype = pick_dtype(recipe.model.dtype, device.type)
     values = len(labels) if labels is not None else 1 if task == "SEQ_CLS" else None
-    whole = recipe.method.get("modules_to_save") or ()
-    words: Any = {"task": task, "num_labels": values, "labels": labels, "seed": recipe.seed, "whole": whole, "say": say}
-    model = load_model(recipe.model, dtype, **words).to(device)
+    words: Any = {"task": task, "num_labels": values, "labels": labels, "seed": recipe.seed, "say": say}
+    model = load_model(recipe.model, dtype, whole=recipe.method.get("modules_to_save") or (), **words).to(device)
     fuse(model)
     error = prove_forest(model, recipe.model.model_name_or_path)
     kind = f"{type(model).__name__} on {device} in {str(dtype).removeprefix('torch.')}"
@@ -294,7 +295,6 @@ def _reopen(recipe: Recipe, folder: Path, summary: dict[str, Any], say: Say) -> 
     whole = folder / "model"
     place = {"model_name_or_path": str(whole)} if whole.is_dir() else {"adapter_name_or_path": str(folder / "adapter")}
     again = recipe.model_copy(update={"model": recipe.model.model_copy(update=place)})
-    purpose = read_purpose(folder)
-    model, trainable = _build(again, purpose.labels if purpose else None, say)
+    model, trainable = _build(again, purpose.labels if (purpose := read_purpose(folder)) else None, say)
     _, tokenizer = load(folder)
     return RunResult(folder=folder, summary=summary, model=model, tokenizer=tokenizer, trainable=trainable)

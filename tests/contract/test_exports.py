@@ -27,11 +27,9 @@ from luthier.recipe import Model
 
 LABELS = Labels(names=("red", "green", "blue"))
 MERGED = {"merged", "gguf", "gptq"}
-# What becomes of a decoder's result; of methods that are not here all forms do.
+# What becomes of a decoder's result: of a whole model all but an adapter, of methods that are not here every form.
 ADAPTERS_ALONE = {"prompt", "prefix", "ptuning", "llama_adapter"}  # their update has no place in the weights
-WHOLE = {"full", "freeze", "galore", "apollo"}
-BY_METHOD = {name: {"peft"} for name in ADAPTERS_ALONE} | {name: MERGED for name in WHOLE}
-BY_METHOD |= {"adapter": set(), "bitfit": MERGED}
+BY_METHOD = {name: {"peft"} for name in ADAPTERS_ALONE} | {"adapter": set(), "bitfit": MERGED}
 TASKS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION", "SEQ_2_SEQ_LM")
 BY_TASK = {"merged", "peft"}  # the other forms are of language models alone
 # What a refusal has to name, by form.
@@ -80,7 +78,7 @@ def test_every_method(name, tiny_llama, tmp_path):
     for file in Path(tiny_llama).iterdir():
         if "token" in file.name or "template" in file.name:
             (source / file.name).write_bytes(file.read_bytes())
-    forms = BY_METHOD.get(method, {*MERGED, "peft"})
+    forms = MERGED if trainable.folder == "model" else BY_METHOD.get(method, {*MERGED, "peft"})
     # Whatever is merged becomes the same plain model: one method shows that it leaves as GGUF and GPTQ too.
     rest = ("gguf", "gptq") if name in ("lora", "full") or "merged" not in forms else ()
     check(source, forms, ("merged", "peft", *rest), tmp_path / "out")

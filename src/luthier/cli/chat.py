@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luthier.core.errors import UserError
+from luthier.core.start import large_imports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,8 +38,9 @@ def main(
         raise UserError("--dtype", f"received {dtype!r}", "auto, float32 or bfloat16", "choose one of them")
     if not 0 < top_p <= 1:
         raise UserError("--top-p", f"received {top_p}", "above 0 and at most 1", "correct it")
-    from luthier.serve.chat import HELP, Conversation, Manner, obey
-    from luthier.serve.shelf import Room, Shelf
+    with large_imports():
+        from luthier.serve.chat import HELP, Conversation, Manner, obey
+        from luthier.serve.shelf import Room, Shelf
 
     manner = Manner(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
     room = Room(places=len(runs), queue=len(runs))

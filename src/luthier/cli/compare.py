@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from luthier.core.errors import Interrupted
+from luthier.core.start import large_imports
 
 
 def main(
@@ -31,7 +32,8 @@ def main(
 
     refuse_several("luthier compare")
     checked = load_study(study, overrides or ())  # a wrong key answers before torch is imported
-    from luthier.study import compare
+    with large_imports():
+        from luthier.study import compare
     from luthier.study.conclude import sentence
     from luthier.web.page import write_page
     from luthier.web.picture import add_picture

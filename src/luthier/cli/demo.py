@@ -15,6 +15,8 @@ from typing import Annotated, Any
 
 import typer
 
+from luthier.core.start import large_imports
+
 
 def main(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value words.", metavar="[KEY=VALUE]...")] = None,
@@ -30,7 +32,8 @@ def main(
     from luthier.engine.distributed import refuse_several
 
     refuse_several("luthier demo")
-    from luthier.study.demo import run_demo, run_full, samples, to_json
+    with large_imports():
+        from luthier.study.demo import run_demo, run_full, samples, to_json
     from luthier.web.page import write_page
     from luthier.web.picture import add_picture
 

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from luthier.core.errors import UserError
+from luthier.core.start import large_imports
 
 
 def main(  # noqa: PLR0913 - each is an option
@@ -88,7 +89,9 @@ def _one(
     from luthier.evaluate import evaluate, load_suite
     from luthier.evaluate.results import Results
     from luthier.recipe import source_of
-    from luthier.run import load
+
+    with large_imports():
+        from luthier.run import load
 
     loaded, tokenizer = load(model)
     if data:

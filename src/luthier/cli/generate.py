@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luthier.core.errors import DataError, UserError
+from luthier.core.start import large_imports
 
 if TYPE_CHECKING:
     Prompt = str | list[dict[str, str]]
@@ -38,8 +39,9 @@ def main(  # noqa: PLR0913 - each is an option
 ) -> None:
     """See the module's text."""
     prompts = _prompts(prompt, file, system, raw)  # a wrong file answers before torch is imported
-    from luthier.models.generate import generate
-    from luthier.run import load
+    with large_imports():
+        from luthier.models.generate import generate
+        from luthier.run import load
 
     loaded, tokenizer = load(model)
     if adapter is not None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from luthier.core.errors import DataError
+from luthier.core.start import large_imports
 
 if TYPE_CHECKING:
     from luthier.evaluate.judged import Prediction
@@ -37,9 +38,10 @@ def main(
     file = _file(texts)
     if output is not None and output.suffix not in (".jsonl", ".npy"):
         raise DataError("--output", f"the ending {output.suffix!r}", ".jsonl, or .npy for vectors", "name it so")
-    from luthier.evaluate.samples import bare_samples, typed_samples
-    from luthier.evaluate.trained import open_reader, predict
-    from luthier.run import load
+    with large_imports():
+        from luthier.evaluate.samples import bare_samples, typed_samples
+        from luthier.evaluate.trained import open_reader, predict
+        from luthier.run import load
 
     reader = open_reader(*load(model), Path(model))
     samples = typed_samples(texts, context, reader.kind) if file is None else bare_samples(str(file), reader.kind)

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from luthier.core.errors import MissingExtra, UserError
+from luthier.core.start import large_imports
 
 KEY = "LUTHIER_API_KEY"
 
@@ -40,8 +41,9 @@ def main(  # noqa: PLR0913 - each is an option
             f"--api-key or {KEY}", "an empty token", "a word that only clients know", "unset it, or fill it"
         )
     _need("starlette", "uvicorn")
-    from luthier.serve.listen import listen
-    from luthier.serve.shelf import Room, Shelf
+    with large_imports():
+        from luthier.serve.listen import listen
+        from luthier.serve.shelf import Room, Shelf
     from luthier.web.live import is_loopback
 
     room = Room(places=max_num_seqs, capacity=max_model_len, queue=max_queue)

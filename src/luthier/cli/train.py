@@ -19,6 +19,7 @@ from typing import Annotated
 import typer
 
 from luthier.core.errors import Interrupted, RunFailed
+from luthier.core.start import large_imports
 
 
 def main(
@@ -35,7 +36,9 @@ def main(
 
     resolved = load_recipe(recipe, overrides or ())  # a wrong key answers before torch is imported for the model
     from luthier.engine.distributed import place_here
-    from luthier.run import preview, train
+
+    with large_imports():
+        from luthier.run import preview, train
 
     first = place_here().first  # under torchrun one process speaks for all
     for note in resolved.notes if first else ():

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A basis in few bits: whole numbers between the least and the largest of each group of 256, as Q-GaLore keeps it.
 
-    scale = max(largest - least, 1e-5) / (2^b - 1)        zero = round(-least / scale), from 0 to 2^b - 1
+    scale = max(largest - least, 1e-5) / (2^b - 1)        zero = round(-least / scale)
     code = round(x / scale) + zero, from 0 to 2^b - 1     x ~ scale (code - zero)
+
+Groups of one sign reach to 0 here: their zero is a code, or the published code would cut what is beyond the range.
 
 Reference:
     Zhang et al., Q-GaLore: Quantized GaLore with INT4 Projection and Layer-Adaptive Low-Rank Gradients,
@@ -32,9 +34,10 @@ def encode(basis: torch.Tensor, bits: int) -> dict[str, torch.Tensor]:
     flat = basis.reshape(-1)
     spare = -len(flat) % GROUP
     groups = torch.cat([flat, flat[-1:].expand(spare)]).view(-1, GROUP)  # the last number again moves no limit
-    least, largest, most = groups.amin(1, keepdim=True), groups.amax(1, keepdim=True), 2**bits - 1
+    least, largest = groups.amin(1, keepdim=True).clamp_max(0), groups.amax(1, keepdim=True).clamp_min(0)
+    most = 2**bits - 1
     scales = (largest - least).clamp_min(_LEAST) / most
-    zeros = (-torch.round(least / scales)).clamp_(0, most)
+    zeros = -torch.round(least / scales)
     codes = (torch.round(groups / scales) + zeros).clamp_(0, most).to(torch.uint8).view(-1)[: len(flat)]
     if bits == 4:
         pairs = torch.cat([codes, codes.new_zeros(len(codes) % 2)]).view(-1, 2)

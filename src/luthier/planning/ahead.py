@@ -12,7 +12,7 @@ from luthier.planning.counts import count
 from luthier.planning.fit import Fitted, fit_memory
 from luthier.planning.free import free_bytes, size
 from luthier.planning.layers import again_flops
-from luthier.planning.remedies import find_remedies
+from luthier.planning.remedies import find_remedies, told_remedies
 from luthier.planning.speed import TRIED, Speed, time_passes, timed_speed
 from luthier.planning.work import Work, some_batches, work_of
 
@@ -58,7 +58,7 @@ class Ahead:
         work = work_of(recipe, rows, reference_mode(recipe, rows, trainable))
 
         def remedies() -> str:
-            return told_remedies(recipe, work, trainable)
+            return _remedies(recipe, work, trainable)
 
         fitted = fit_memory(recipe, trainable, work, say, ranks=rows.ranks.local_world, remedies=remedies)
         return cls(recipe=recipe, trainable=trainable, work=work, fitted=fitted, idle=idle, say=say)
@@ -97,13 +97,10 @@ class Ahead:
         }
 
 
-def told_remedies(recipe: Recipe, work: Work, trainable: Trainable) -> str:
+def _remedies(recipe: Recipe, work: Work, trainable: Trainable) -> str:
     """What would make a run fit, in words for an error; nothing where nothing that was tried does."""
     model: Any = trainable.model
     machine = here(model.device, free_bytes(model.device))
     dtype = str(model.dtype).removeprefix("torch.")
     case = Case(recipe=recipe, counts=count(trainable), work=work, machine=machine, dtype=dtype)
-    return "; or ".join(
-        f"{remedy} ({size(remedy.peak_memory_bytes)}, {remedy.slower:.2f} times as long)"
-        for remedy in find_remedies(case)
-    )
+    return told_remedies(find_remedies(case))

@@ -133,7 +133,7 @@ def counts_of(recipe: Recipe, dtype: str, labels: int | None) -> Counts:
     Raises:
         ModelError: The model cannot be built, or the method refuses it.
     """
-    config, kind = _config(recipe, labels)
+    config, kind = config_of(recipe, labels)
     model = recipe.model
     try:
         counts = shadow_counts(config, getattr(torch, dtype), task_of(recipe), recipe.method, model.trust_remote_code)
@@ -150,7 +150,7 @@ def counts_of(recipe: Recipe, dtype: str, labels: int | None) -> Counts:
 
 def stand_in(recipe: Recipe, dtype: str, labels: int | None, room: int) -> Trainable | None:
     """A model of random numbers with the recipe's method, to be timed; None where it is too large, or does not run."""
-    config, kind = _config(recipe, labels)
+    config, kind = config_of(recipe, labels)
     words = (config, getattr(torch, dtype), task_of(recipe), recipe.method, recipe.model.trust_remote_code)
     try:
         return None if kind is not None else dense_shadow(*words, room)
@@ -158,7 +158,7 @@ def stand_in(recipe: Recipe, dtype: str, labels: int | None, room: int) -> Train
         return None  # counting says why
 
 
-def _config(recipe: Recipe, labels: int | None) -> tuple[Any, str | None]:
+def config_of(recipe: Recipe, labels: int | None) -> tuple[Any, str | None]:
     """The model's configuration, for as many labels, and what its checkpoint was quantised by."""
     model = recipe.model
     config = load_config(model.model_name_or_path, model.model_revision, model.trust_remote_code, weights=False)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from luthier.core.errors import LuthierError
 from luthier.planning.case import Case, counts_of, speed_of
 from luthier.planning.estimate import Remedy, batched
+from luthier.planning.free import size
 from luthier.planning.layers import Layers
 from luthier.recipe import load_recipe
 
@@ -40,6 +41,13 @@ def find_remedies(case: Case) -> tuple[Remedy, ...]:
         if remedy is not None:
             found.append(remedy)
     return tuple(sorted(found, key=lambda remedy: (remedy.seconds, len(remedy.keys)))[:SHOWN])
+
+
+def told_remedies(found: tuple[Remedy, ...]) -> str:
+    """Ways in words for an error; nothing where nothing that was tried fits."""
+    return "; or ".join(
+        f"{remedy} ({size(remedy.peak_memory_bytes)}, {remedy.slower:.2f} times as long)" for remedy in found
+    )
 
 
 class Counted:

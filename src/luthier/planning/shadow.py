@@ -2,9 +2,9 @@
 """A model with its method from the configuration alone: its real layers, whose weights take no memory.
 
 Each matrix is one row of random numbers that all rows share (stride 0), so layers of a 70B cost kilobytes (stacked
-experts: one expert's matrices), and their products a column (`planning.alike`). Widths, architecture, fast modules and the method are the real ones, so what is counted
-in a shadow is what is counted in the model. Models above a billion numbers are cut to one and two layers of each kind;
-what the others have is the difference.
+experts: one expert's matrices), and their products a column (`planning.alike`). Widths, architecture, fast modules and
+the method are the real ones, so what is counted in a shadow is what is counted in the model. Models above a billion
+numbers are cut to one and two layers of each kind; what the others have is the difference.
 """
 
 from __future__ import annotations

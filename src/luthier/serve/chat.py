@@ -14,7 +14,7 @@ from luthier.serve.asked import Asked, News
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from luthier.serve.engine import Sequence
+    from luthier.serve.sequence import Sequence
     from luthier.serve.shelf import Served
 
 HELP = "/reset begins again · /system TEXT says who the model is, /system alone takes it back · /help · /quit"

@@ -27,13 +27,11 @@ from luthier.models.virtual_slots import virtual_begun
 from luthier.serve.asked import News
 from luthier.serve.counts import Counts
 from luthier.serve.draw import chances, next_tokens
-from luthier.serve.writer import Writer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from luthier.models.side_by_side import SideBySide
-    from luthier.serve.asked import Asked, Chance, Reason, Tell
+    from luthier.serve.asked import Chance, Reason
+    from luthier.serve.sequence import Sequence
 
 PREFILL = 512  # tokens of prompts in one pass: on two cores about the time of ten passes of 64 single tokens
 
@@ -44,39 +42,6 @@ class Full(Exception):
 
 class Closed(Exception):
     """No reply is begun any more."""
-
-
-class Sequence:
-    """One reply on its way.
-
-    Args:
-        asked: What was asked for.
-        adapter: Which member writes it.
-        tokenizer: The member's.
-        tell: Receives news of it, from the engine's thread.
-
-    Attributes:
-        ids: Tokens of the prompt, and those written so far.
-        done: How many of them are in the slot.
-        slot: Its place; None while it waits.
-        cancelled: Set from outside: nobody wants it any more.
-    """
-
-    def __init__(self, asked: Asked, adapter: int, tokenizer: PreTrainedTokenizerBase, tell: Tell) -> None:
-        self.asked, self.adapter, self.tell = asked, adapter, tell
-        self.ids, self.done = list(asked.ids), 0
-        self.slot: int | None = None
-        self.cancelled = False
-        self.writer = Writer(tokenizer, asked.stop, asked.strip)
-        self.chances: list[Chance] = []  # not told yet
-        self.begun = time.monotonic()
-        self.until = self.begun + asked.seconds
-        self.draws: torch.Generator | None = None
-
-    @property
-    def written(self) -> int:
-        """Tokens of the reply so far."""
-        return len(self.ids) - len(self.asked.ids)
 
 
 class Engine(threading.Thread):

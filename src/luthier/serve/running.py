@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from luthier.serve.asked import Asked, News
-    from luthier.serve.engine import Sequence
     from luthier.serve.replies import Form
+    from luthier.serve.sequence import Sequence
     from luthier.serve.shelf import Served
 
 

@@ -21,7 +21,8 @@ from luthier.models.probe_slots import prove_slots
 from luthier.models.side_by_side import SideBySide, member_of
 from luthier.models.slots import NAME
 from luthier.run import load
-from luthier.serve.engine import Engine, Sequence
+from luthier.serve.engine import Engine
+from luthier.serve.sequence import Sequence
 
 if TYPE_CHECKING:
     from collections.abc import Callable

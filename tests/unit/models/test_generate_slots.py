@@ -75,6 +75,14 @@ def test_draws_chunks_and_what_all_share(monkeypatch):
     assert write_replies(model, nested, STOPS, GREEDY) == _padded(model, nested, STOPS, GREEDY)
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_without_the_loops_in_c(family, monkeypatch):
+    model = made(family)
+    wanted = write_replies(model, PROMPTS, STOPS, GREEDY)
+    monkeypatch.setattr(slots, "fits", lambda *_: False)
+    assert write_replies(model, PROMPTS, STOPS, GREEDY) == wanted
+
+
 def test_what_is_not_proven_is_left_to_transformers(monkeypatch):
     model = made()
     right = slots.Slots.of

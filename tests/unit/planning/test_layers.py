@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tests.pairs import some_pairs, tiny_pairs
 from tests.runs import tree
 
 from luthier.core.errors import RecipeError
@@ -16,10 +17,10 @@ from luthier.core.types import Segment, Tree
 from luthier.engine.flops import Rates
 from luthier.kernels.forest import plant
 from luthier.methods import lora
-from luthier.models import load_model, scored_logprobs
-from luthier.models.recomputing import recompute_layers, repeated_layers
+from luthier.models import load_model, outputs, scored_logprobs
+from luthier.models.recomputing import one_by_one, recompute_layers, repeated_layers
 from luthier.planning.activations import Kept
-from luthier.planning.counts import Counts
+from luthier.planning.counts import Counts, count
 from luthier.planning.layers import HOST_LINK, Layers, again_flops, choose, copying_seconds, host_bytes
 from luthier.planning.machines import named
 from luthier.planning.need import need_of
@@ -168,3 +169,25 @@ def test_the_same_gradient_to_the_bit(tiny_llama, monkeypatch):
     copied.clear()
     assert all(torch.equal(one, other) for one, other in zip(plain, gradients(), strict=True))
     assert not copied
+
+
+@pytest.mark.parametrize("family", ["T5, uneven stacks", "BART"])
+def test_an_encoders_layers_stand_before_its_decoders(family):
+    model = tiny_pairs(family).train()
+    trainable = lora.apply(model, lora.Config(r=4))
+    layers, forest = repeated_layers(model), plant(some_pairs(4))
+    inside = {id(module) for module in model.get_encoder().modules()}
+    in_encoder = [id(layer) in inside for layer in layers]
+    assert in_encoder == sorted(in_encoder, reverse=True)
+    assert one_by_one(layers)
+    assert count(trainable).layers == len(layers)
+    wanted = list(trainable.parameters().values())
+
+    def gradients():
+        return torch.autograd.grad(outputs(model, forest).sum(), wanted, allow_unused=True)
+
+    plain = gradients()
+    recompute_layers(model, layers=[layers[0], layers[-1]], offloaded=layers[:1])
+    assert [layer.gradient_checkpointing for layer in layers] == [True, *[False] * (len(layers) - 2), True]
+    for one, other in zip(plain, gradients(), strict=True):
+        assert one is other is None or torch.equal(one, other)
