@@ -173,7 +173,7 @@ def test_a_merged_model_of_vectors(task, recipe):
     assert (merged / "luthier_task.json").is_file()
     for folder in (run, merged, merged):
         reader = open_reader(*luthier.load(folder, "float32"), folder)
-        (row,) = predict(reader, typed_samples(texts, None, "texts"))
+        (row,) = predict(reader, typed_samples(texts, None, "texts").every)
         found.append(np.array(row["vectors"]))
         if folder == merged:  # and once more, by the package's files alone
             (merged / "luthier_task.json").unlink(missing_ok=True)
@@ -202,5 +202,5 @@ def test_what_predict_refuses(task, recipe, capsys, tmp_path):
     said = command("predict", recipe["output_dir"], "Which colour?", "--context", "The dog is blue.", "--json")
     assert json.loads(said.out)["predictions"][0]["answer"] in "The dog is blue."
     assert "no such file" in command("predict", recipe["output_dir"], str(tmp_path / "none.jsonl")).err
-    assert "one of them" in command("evaluate", recipe["output_dir"]).err
+    assert "no suite; --suite, --data or both" in command("evaluate", recipe["output_dir"]).err
     assert "it writes words" in command("predict", "embedded-tiny", "hello").err

@@ -112,7 +112,7 @@ def _one(
 
 
 def _say(found: Any, out: Any, wholly: bool) -> None:
-    from luthier.evaluate.results import interval
+    from luthier.evaluate.results import interval, number
 
     items, refused = len(found.judged.values), sum(found.suite.refused.values())
     told = f"{found.suite.name}: {found.judged.metric} {interval(found.judged.value, found.estimate)} of {items} items"
@@ -121,7 +121,7 @@ def _say(found: Any, out: Any, wholly: bool) -> None:
         return
     for name, value in found.judged.metrics.items():
         if name != found.judged.metric:
-            print(f"  {name:<24} {value:.4f}")
+            print(f"  {name:<24} {number(value)}")
     if found.macro is not None:
         print(f"  {'mean of categories':<24} {interval(found.macro.value, found.macro)}")
     for name, part in found.by_category.items():

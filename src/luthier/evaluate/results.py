@@ -153,6 +153,16 @@ def _numbers(names: Sequence[str]) -> np.ndarray | None:
     return np.array([numbers[key] for key in keys]) if len(numbers) < len(keys) else None
 
 
+def number(value: float) -> str:
+    """A value in words: large ones, such as perplexities of models that know nothing, without their digits.
+
+    Example:
+        >>> number(0.5), number(2.5e16)
+        ('0.5000', '2.5e+16')
+    """
+    return f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4g}"
+
+
 def interval(value: float, found: Estimate) -> str:
     """A value with its 95 % interval, in words.
 
@@ -161,5 +171,5 @@ def interval(value: float, found: Estimate) -> str:
         >>> interval(0.5, Estimate(value=0.5, stderr=0.1, low=0.3, high=0.7))
         '0.5000 [0.3000, 0.7000]'
     """
-    ends = "" if math.isnan(found.low) else f" [{found.low:.4f}, {found.high:.4f}]"
-    return f"{value:.4f}{ends}"
+    ends = "" if math.isnan(found.low) else f" [{number(found.low)}, {number(found.high)}]"
+    return f"{number(value)}{ends}"
