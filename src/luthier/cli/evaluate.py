@@ -100,15 +100,13 @@ def _one(
         kind = open_reader(loaded, tokenizer, Path(model)).kind
         sources = [source_of(word, "--data").model_dump(exclude_defaults=True) for word in data]
         suites = [*suites, *(load_suite({"task": one, "name": _stem(one)}, limit, rows=kind) for one in sources)]
-    evaluations = []
+    evaluations: list[Any] = []
     for one in suites:
-        found = evaluate(loaded, tokenizer, one, folder=Path(model), **words)
-        evaluations.append(found)
-        _say(found, *shown)
-    results = Results.of(model, evaluations)
-    if output is not None:
-        results.write(output, evaluations)
-    return results
+        evaluations.append(evaluate(loaded, tokenizer, one, folder=Path(model), **words))
+        if output is not None:  # before it is said, and after each: `| head` or a fault in the next suite costs nothing
+            Results.of(model, evaluations).write(output, evaluations)
+        _say(evaluations[-1], *shown)
+    return Results.of(model, evaluations)
 
 
 def _say(found: Any, out: Any, wholly: bool) -> None:

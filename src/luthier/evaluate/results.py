@@ -71,7 +71,7 @@ class Results:
         return {"model": self.model, "evaluation": dict(self.evaluation)}
 
     def write(self, folder: Path, found: Sequence[Evaluation]) -> None:
-        """Write both kinds of files; evaluation.json last, so that a folder that has it is whole."""
+        """Write both kinds of files; evaluation.json last, so that the rows of every suite that it names are there."""
         folder.mkdir(parents=True, exist_ok=True)
         for one in found:
             one.write(folder / f"predictions-{one.suite.name}.jsonl")

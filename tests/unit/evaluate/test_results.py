@@ -8,6 +8,9 @@ import json
 import numpy as np
 import pytest
 
+from tests.runs import Command
+
+import luthier.evaluate
 from luthier.core.errors import DataError, UserError
 from luthier.evaluate.evaluation import Evaluation
 from luthier.evaluate.items import Item
@@ -90,3 +93,20 @@ def test_what_metrics_can_be():
     assert (metric_of("bleu").high, metric_of("spearman").low, metric_of("anything").is_mean) == (100.0, -1.0, True)
     assert metric_of(metric_of("bits_per_byte").rising).high == 1.0
     assert evaluation([37.0, 52.0, 48.0], metric="chrf").to_json()["high"] > 37.0  # of a scale that nobody named
+
+
+def test_what_was_found_is_kept_when_the_next_suite_fails(tmp_path, tiny_llama, capsys, monkeypatch):
+    real = luthier.evaluate.evaluate
+
+    def failing(model, tokenizer, suite, **words):
+        if suite.name == "two":
+            raise UserError("two", "a fault", "none", "try again")
+        return real(model, tokenizer, suite, **words)
+
+    monkeypatch.setattr("luthier.evaluate.evaluate", failing)
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"prompt": "1+1?", "answer": "2"}) + "\n", encoding="utf-8")
+    suites = [word for name in ("one", "two") for word in ("--suite", str(tmp_path / f"{name}.jsonl"))]
+    said = Command(capsys)("evaluate", str(tiny_llama), *suites, "--output", str(tmp_path / "kept"))
+    assert (said.code, "a fault" in said.err) == (2, True)
+    assert list(read_results(tmp_path / "kept").evaluation) == ["one"]
