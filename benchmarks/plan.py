@@ -49,7 +49,10 @@ def make_llama(folder: Path) -> None:
     ends = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": None, "pad_token_id": tokenizer.pad_token_id}
     config = LlamaConfig(vocab_size=32_000, max_position_embeddings=2048, tie_word_embeddings=True, **sizes, **ends)
     torch.manual_seed(0)
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    model = LlamaForCausalLM(config)
+    # transformers zeroes the row of the padding, which chats here begin with; 24 norms of a zero vector overflow
+    torch.nn.init.normal_(model.get_input_embeddings().weight[ends["pad_token_id"]], std=config.initializer_range)
+    model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Bytes in 16 bits that a layer keeps for each token and unit of width, without its attention's weights.
 # Reference: Korthikanti et al., arXiv 2205.05198, equation 2.
 _PER_WIDTH = 34
-_PROBES = (32, 64)  # tokens; the difference tells the cost of a token, without what is there only once
+_PROBES = (32, 64)  # tokens; the difference tells the cost of a token, the rest what is there once
 
 
 class Kept(NamedTuple):
@@ -33,10 +33,12 @@ class Kept(NamedTuple):
     Attributes:
         per_token: Bytes for each token, scored or not.
         per_scored: Bytes for each scored token besides.
+        once: Bytes however many tokens there are: matrices that a method makes anew in each pass.
     """
 
     per_token: int
     per_scored: int
+    once: int = 0
 
 
 def kept_bytes(model: torch.nn.Module) -> Kept:
@@ -44,15 +46,16 @@ def kept_bytes(model: torch.nn.Module) -> Kept:
     half, full = _PROBES
     short, long = (_saved_bytes(model, tokens, tokens) for tokens in _PROBES)
     both = max(0, long - short) // (full - half)
+    once = max(0, short - both * half)
     if is_encoder_decoder(model):  # half of its tokens are a target, and all of that is scored
-        return Kept(both, 0)
+        return Kept(both, 0, once)
     scored = max(0, long - _saved_bytes(model, full, half)) // (full - half)
-    return Kept(max(0, both - scored), scored)
+    return Kept(max(0, both - scored), scored, once)
 
 
 def bytes_per_token(model: torch.nn.Module) -> int:
     """Bytes that one token leaves for the backward pass, all of it scored."""
-    return sum(kept_bytes(model))
+    return sum(kept_bytes(model)[:2])
 
 
 def saved_by_formula(hidden_size: int, layers: int, itemsize: int) -> int:

@@ -30,12 +30,14 @@ SHARE = 0.9  # of the free memory; the rest is for what no formula sees (allocat
 # Libraries and Python's own objects: what a process that trains holds besides its tensors, above one that has imported
 # everything. Of a GPU only tensors are counted. Models of 3 M and 110 M parameters: benchmarks/results/plan_cpu.txt.
 FRAMEWORK = {"cpu": 65 << 20, "cuda": 0}
+BITSANDBYTES = {"cpu": 40 << 20, "cuda": 0}  # its import, which a run with a quantised base makes (45 MiB alone)
 # oneDNN's machine code for the shapes of products, 0.6 MB each and 64 kept (`models.threads`); the first steps make it.
 MACHINE_CODE, _STEPS = 64 * 0.6e6, 8
-# glibc cannot reuse all that it gets back, as each step has other sizes: the first steps leave 0.4 of the activations
-# in gaps; the first 60 MiB of them leave 2.5 times more in 60 steps. The optimiser's state, which is made after the
-# first backward pass, takes its place in the gaps. Fitted to the cases of benchmarks/plan.py that were measured first
-# (29 of 3 M after 8 steps, 5 of 110 M after 4), and to LoRA on the 3 M after 40 and 160 steps (322 and 367 MiB).
+# glibc cannot reuse all that it gets back, as each step has other sizes (but for what is there once): the first steps
+# leave 0.4 of the activations in gaps; the first 60 MiB of them leave 2.5 times more in 60 steps. The optimiser's
+# state, which is made after the first backward pass, takes its place in the gaps. Fitted to the cases of
+# benchmarks/plan.py that were measured first (29 of 3 M after 8 steps, 5 of 110 M after 4), and to LoRA on the 3 M
+# after 40 and 160 steps (322 and 367 MiB).
 _GAPS, _GROWN, _GROWN_OF, _GROWN_STEPS = 0.4, 2.5, 60 << 20, 20
 CONTEXT = {"cpu": 0, "cuda": 600 << 20}  # what a GPU's driver takes before the first tensor; not in any peak
 LOGITS = 3  # log-softmax, its gradient and a copy in the head's type, in float32 (kernels.logprob)
@@ -138,8 +140,10 @@ def need_of(
         logits=logits,
         # a trained head's gradient is added up in float32, and exists in its own type beside an embedding's
         passing=layer + counts.dense + gathered + (whole * (4 + counts.itemsize) if head else 0),
-        gaps=_gaps(activations, optimizer // of_states, work.steps) if device == "cpu" else 0,
-        framework=FRAMEWORK[device] + (_machine_code(work.steps) if device == "cpu" else 0),
+        gaps=_gaps(activations - counts.kept.once, optimizer // of_states, work.steps) if device == "cpu" else 0,
+        framework=FRAMEWORK[device]
+        + (BITSANDBYTES[device] if counts.dense else 0)
+        + (_machine_code(work.steps) if device == "cpu" else 0),
         phases={},
     )
     return replace(found, phases=_phases(found, counts, work, device))
@@ -147,7 +151,7 @@ def need_of(
 
 def activations_of(counts: Counts, work: Work, recomputed: int, offloaded: int) -> tuple[int, int]:
     """Bytes of one layer's backward pass, and of all that waits for it on the device."""
-    every = counts.kept.per_token * work.tokens
+    every = counts.kept.per_token * work.tokens + counts.kept.once
     one = every // max(1, counts.layers)
     inputs = work.tokens * counts.hidden * counts.itemsize
     waiting = one * (counts.layers - recomputed - offloaded) if counts.layers else every
@@ -176,6 +180,7 @@ def _phases(need: Need, counts: Counts, work: Work, device: str) -> dict[str, in
 
 def _gaps(activations: int, state: int, steps: int) -> int:
     """What glibc holds between pieces that are in use, after so many steps."""
+    activations = max(0, activations)
     grown = _GROWN * -math.expm1(-steps / _GROWN_STEPS) * min(activations, _GROWN_OF)
     return max(0, int(_GAPS * activations + grown) - state)
 

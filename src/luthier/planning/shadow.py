@@ -145,9 +145,7 @@ def _extended(
         layers=len(decoder_layers(whole)),
         hidden=int(text.hidden_size),
         vocabulary=int(text.vocab_size),
-        kept=Kept(
-            int(_grown([one.per_token for one in kept], kinds)), int(_grown([one.per_scored for one in kept], kinds))
-        ),
+        kept=Kept(*(int(_grown(list(some), kinds)) for some in zip(*kept, strict=True))),
         rates=Rates(
             per_token=_grown([one.per_token for one in rates], kinds),
             per_scored=rates[0].per_scored + 2 * head * trains_head,

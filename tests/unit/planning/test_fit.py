@@ -16,11 +16,11 @@ import luthier
 from luthier.core.errors import RecipeError
 from luthier.engine import loop, machine
 from luthier.engine.regional import decoder_layers
-from luthier.methods import full, lora
+from luthier.methods import full, lora, vera
 from luthier.models import load_model
 from luthier.models.recomputing import recompute_layers
 from luthier.planning import fit, free
-from luthier.planning.activations import bytes_per_token
+from luthier.planning.activations import _saved_bytes, bytes_per_token, kept_bytes
 from luthier.planning.counts import count
 from luthier.planning.need import SHARE, need_of
 from luthier.planning.work import Work
@@ -151,6 +151,15 @@ def test_recomputing_leaves_less(trainable):
     assert bytes_per_token(trainable.model) < before / 4
 
 
+@pytest.mark.parametrize("method", [lora, vera], ids=["lora", "vera"])
+def test_matrices_that_a_pass_makes_anew_are_there_once(tiny_llama, method):
+    model = method.apply(load_model(Model(model_name_or_path=str(tiny_llama)), torch.float32), method.Config()).model
+    kept = kept_bytes(model)
+    assert (kept.once > 0) == (method is vera), "VeRA scales its shared matrices in each layer"
+    longer = _saved_bytes(model, 96, 96)
+    assert kept.once + 96 * (kept.per_token + kept.per_scored) == pytest.approx(longer, rel=1e-3)
+
+
 def test_counting_changes_nothing(tiny_llama):
     trainable = lora.apply(
         load_model(Model(model_name_or_path=str(tiny_llama)), torch.float32), lora.Config(lora_dropout=0.5)
@@ -179,7 +188,7 @@ import numpy as np, torch
 from luthier.core.types import Segment, Tree
 from luthier.engine import loop, machine
 from luthier.kernels.forest import plant
-from luthier.methods import full, lora
+from luthier.methods import full, lora, vera
 from luthier.models import load_model, scored_logprobs
 from luthier.planning.counts import count
 from luthier.planning.need import need_of

@@ -112,6 +112,17 @@ def test_a_cut_counts_as_the_whole(name, monkeypatch):
     assert cut.rates.per_pair == pytest.approx(whole.rates.per_pair, rel=0.02)
 
 
+def test_a_cut_counts_what_is_there_once(monkeypatch):
+    config = LlamaConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=5, num_attention_heads=4, vocab_size=300
+    )
+    whole = shadow_counts(config, torch.float32, "CAUSAL_LM", {"name": "vera"})
+    monkeypatch.setattr("luthier.planning.shadow.WHOLE", 0)
+    cut = shadow_counts(config, torch.float32, "CAUSAL_LM", {"name": "vera"})
+    assert cut.kept.once == pytest.approx(whole.kept.once, rel=0.02)
+    assert whole.kept.once > 0
+
+
 @pytest.mark.parametrize("name", ["lora", "full", "vera"])
 def test_one_column_for_all_is_the_product(name, monkeypatch):
     """What is counted by one column of each product is what is counted by whole products."""
