@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from luthier.planning.machines import TABLE, named
 from luthier.planning.shadow import shadow_counts
 from luthier.recipe import Model
 
+REPOSITORY = Path(__file__).parents[3]
 LLAMA_8B = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
 LLAMA_70B = {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64}
 
@@ -190,3 +192,11 @@ def test_lora_counts(tiny_llama):
     counts = count(lora.apply(model, lora.Config(r=4)))
     assert counts.added == 4 * counts.numbers
     assert counts.weights == 4 * counts.parameters
+
+
+def test_the_ready_70b(capsys, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    command = Command(capsys)
+    file = "recipes/at-scale/qlora-70b.yaml"
+    assert json.loads(command("plan", file, "--on", "H200", "--json").out)["fits"]
+    assert "It does not fit" in command("plan", file, "--on", "H200", "model.quantization=none").out
