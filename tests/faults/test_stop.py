@@ -115,7 +115,7 @@ def test_in_a_finaliser_it_is_not_lost():
     def dropped():
         last = Last()
         del last
-        time.sleep(5)
+        time.sleep(60)  # ends with the interrupt; a starved machine needed more than 5 s
 
     with pytest.raises(Interrupted), _stoppable():
         dropped()
