@@ -9,6 +9,8 @@ from pathlib import Path
 from luthier.core.errors import ModelError
 
 EMBEDDED = {"embedded": "small", "embedded-tiny": "tiny"}
+# What a model raises that is asked in a way that its layers do not know; what they leave open is a RuntimeError, too.
+UNKNOWN_WAYS = (ValueError, TypeError, RuntimeError, AttributeError, LookupError)
 
 
 def load_errors() -> tuple[type[Exception], ...]:

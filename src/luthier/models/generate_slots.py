@@ -10,8 +10,10 @@ Shapes: R rows of a pass, V vocabulary.
 from __future__ import annotations
 
 import heapq
+import logging
 from collections import deque
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from luthier.kernels.forest import plant
 from luthier.kernels.slots import Layout, Piece
 from luthier.models import planted
 from luthier.models.backbone import head_logits, last_position, scored_logprobs
+from luthier.models.failures import UNKNOWN_WAYS
 from luthier.models.rounding import MEAN_TOLERANCE, TOLERANCE
 from luthier.models.sampling import Draw, generator
 from luthier.models.slots import Slots
@@ -37,8 +40,6 @@ if TYPE_CHECKING:
 
 PREFILL = 2048  # tokens of prompts in one pass
 SHARED = 8  # tokens that all prompts begin with: from so many on they are read once
-# What a model raises that is asked in a way that it does not know.
-FAILURES = (ValueError, TypeError, RuntimeError, AttributeError, LookupError, NotImplementedError)
 _PROOF = (4, 6, 7, 8)  # where the chunks of the proof's text end; it has a token more
 
 
@@ -65,10 +66,22 @@ def write_replies(
         wanted, writing = _own(model), _Writing(model, slots, stops, asked)
         with on_slots(model):
             proven = writing.proven(wanted)
-    except FAILURES:
+    except UNKNOWN_WAYS as error:
+        _say_padded(type(model).__name__, f"it does not run so ({str(error)[:200]})")
+        return None
+    if not proven:
+        _say_padded(type(model).__name__, "its passes differ from its own forward")
         return None
     with on_slots(model):
-        return writing.write(prompts) if proven else None
+        return writing.write(prompts)
+
+
+@cache
+def _say_padded(name: str, why: str) -> None:
+    """Once for each kind of model: the same replies come, only later."""
+    logging.getLogger("luthier.models").warning(
+        f"{name}: replies are written by transformers' generate, with padding, and not over slots: {why}"
+    )
 
 
 def _may(model: PreTrainedModel, longest: int) -> bool:

@@ -24,6 +24,7 @@ from luthier.kernels.forest import plant
 from luthier.models.alone import separate_outputs
 from luthier.models.backbone import serving
 from luthier.models.encoders import encoder_words, reads_both_ways
+from luthier.models.failures import UNKNOWN_WAYS
 from luthier.models.heads import task_of_model
 from luthier.models.planted import NAME, RUNNABLE, planted, sees_ahead
 from luthier.models.probe_pairs import prove_pairs
@@ -69,7 +70,7 @@ def prove_forest(model: PreTrainedModel, name: str) -> float:
         largest, mean = forest_error(model)
     except ModelError:
         raise
-    except (ValueError, TypeError, RuntimeError, AttributeError, LookupError, NotImplementedError) as error:
+    except UNKNOWN_WAYS as error:
         why = f"its forward fails on a forest ({str(error)[:200]}){_stateful(model)}"
         if "'Seen'" in str(error):
             why = "a layer computes with its attention mask (ALiBi or sparse attention, for example)"

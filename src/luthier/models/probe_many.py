@@ -16,6 +16,7 @@ import torch
 from luthier.core.errors import ModelError
 from luthier.kernels.forest import plant
 from luthier.models.backbone import scored_logprobs
+from luthier.models.failures import UNKNOWN_WAYS
 from luthier.models.planted import NAME
 from luthier.models.probe import probe_tree
 from luthier.models.rounding import MEAN_TOLERANCE, TOLERANCE
@@ -60,7 +61,7 @@ def prove_side_by_side(side: SideBySide) -> float:
     try:
         with _strayed(side.members):
             difference = _difference(side)
-    except (ValueError, TypeError, RuntimeError, AttributeError, LookupError, NotImplementedError) as error:
+    except UNKNOWN_WAYS as error:
         raise ModelError(where, f"a shared pass fails ({str(error)[:200]})", fix=fix) from error
     largest, mean = float(difference.max()), float(difference.mean())
     dtype = side.members[0].dtype

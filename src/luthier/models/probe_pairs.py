@@ -19,6 +19,7 @@ from luthier.core.types import Segment, Tree
 from luthier.kernels.forest import plant
 from luthier.models.backbone import serving
 from luthier.models.encoder_decoder import pair_logprobs
+from luthier.models.failures import UNKNOWN_WAYS
 from luthier.models.rounding import LEAK_SHARE, MEAN_TOLERANCE, TOLERANCE
 from luthier.models.source_target import ALLOWED
 
@@ -85,7 +86,7 @@ def prove_pairs(model: PreTrainedModel, name: str) -> float:
             exchanged = pair_logprobs(model, replace(forest, parents=(-1, 0, 0, -1, 0, -1, 3))).double()
     except ModelError:
         raise
-    except (ValueError, TypeError, RuntimeError, AttributeError, LookupError, NotImplementedError) as error:
+    except UNKNOWN_WAYS as error:
         why = f"its forward fails on sources and targets ({str(error)[:200]})"
         raise ModelError(f"model {name}", f"{kind}: {why}", allowed, "choose such a model") from error
     difference = (got - wanted).abs()

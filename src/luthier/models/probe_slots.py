@@ -14,6 +14,7 @@ from luthier.core.types import Segment, Tree
 from luthier.kernels.forest import plant
 from luthier.kernels.slots import Layout, Piece
 from luthier.models.backbone import scored_logprobs
+from luthier.models.failures import UNKNOWN_WAYS
 from luthier.models.rounding import MEAN_TOLERANCE, TOLERANCE
 from luthier.models.side_by_side import shares_of
 from luthier.models.slots import Slots
@@ -44,7 +45,7 @@ def prove_slots(side: SideBySide) -> float:
     try:
         begun = [virtual_begun(member) for member in side.members]
         difference = torch.cat([_difference(side, member, begun) for member in range(len(side.members))])
-    except (ValueError, TypeError, RuntimeError, AttributeError, LookupError, NotImplementedError) as error:
+    except UNKNOWN_WAYS as error:
         raise ModelError(where, f"it cannot be served: {str(error)[:200]}", fix=fix) from error
     largest, mean = float(difference.max()), float(difference.mean())
     dtype = side.trunk.dtype

@@ -11,6 +11,7 @@ import torch
 from luthier.core import registry
 from luthier.core.errors import LuthierError
 from luthier.engine.optim import moved_numbers, transform_bytes
+from luthier.models.failures import UNKNOWN_WAYS
 from luthier.planning.counts import by_size
 from luthier.recipe import entry_config
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
     from luthier.core.trainable import Trainable
 
-NOT_COUNTED = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, NotImplementedError, AssertionError)
+NOT_COUNTED = (*UNKNOWN_WAYS, AssertionError)
+_STARTS = ("init_weights", "init_lora_weights")
 
 
 class Moving(NamedTuple):
@@ -63,4 +65,4 @@ def stored_bytes(model: torch.nn.Module) -> int:
 
 def started(method: dict[str, Any]) -> Any:
     """The method's section with its plain start: principal parts of weights that are not there cannot be taken."""
-    return entry_config("method", {key: value for key, value in method.items() if key != "init_weights"})
+    return entry_config("method", {key: value for key, value in method.items() if key not in _STARTS})

@@ -83,8 +83,9 @@ def test_without_the_loops_in_c(family, monkeypatch):
     assert write_replies(model, PROMPTS, STOPS, GREEDY) == wanted
 
 
-def test_what_is_not_proven_is_left_to_transformers(monkeypatch):
+def test_what_is_not_proven_is_left_to_transformers(monkeypatch, caplog):
     model = made()
+    generate_slots._say_padded.cache_clear()
     right = slots.Slots.of
 
     def late(self, module, key, value):
@@ -94,7 +95,9 @@ def test_what_is_not_proven_is_left_to_transformers(monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(slots.Slots, "of", late)
-        assert write_replies(model, PROMPTS, STOPS, GREEDY) is None
+        for _ in range(2):
+            assert write_replies(model, PROMPTS, STOPS, GREEDY) is None
+    assert [record.message.partition(": ")[0] for record in caplog.records] == [type(model).__name__], "said, and once"
     assert write_replies(model, PROMPTS, STOPS, GREEDY) is not None
     model.set_attn_implementation("sdpa")
     assert write_replies(model, PROMPTS, STOPS, GREEDY) is None

@@ -200,3 +200,13 @@ def test_the_ready_70b(capsys, monkeypatch):
     file = "recipes/at-scale/qlora-70b.yaml"
     assert json.loads(command("plan", file, "--on", "H200", "--json").out)["fits"]
     assert "It does not fit" in command("plan", file, "--on", "H200", "model.quantization=none").out
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora", "loftq"])
+def test_a_start_that_is_made_of_the_weights_needs_none(start):
+    config = LlamaConfig(
+        hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, vocab_size=300
+    )
+    method = {"name": "lora", "r": 4}
+    plain = shadow_counts(config, torch.bfloat16, "CAUSAL_LM", method)
+    assert shadow_counts(config, torch.bfloat16, "CAUSAL_LM", method | {"init_lora_weights": start}) == plain
