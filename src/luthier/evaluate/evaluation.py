@@ -101,10 +101,20 @@ class Evaluation:
 
 
 def groups_of(items: Sequence[Item]) -> np.ndarray | None:
-    """The number of each item's group; None where every item stands alone. An item without a group is its own."""
-    names = [item.group or place for place, item in enumerate(items)]
-    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return np.array([numbers[name] for name in names]) if len(numbers) < len(names) else None
+    """The number of each item's group, as :func:`group_numbers` has it."""
+    return group_numbers([item.group for item in items])
+
+
+def group_numbers(names: Sequence[str]) -> np.ndarray | None:
+    """Groups by number; None where every item stands alone. An item without a group is its own.
+
+    Example:
+        >>> group_numbers(["a", "", "a"]).tolist(), group_numbers(["", ""])
+        ([0, 1, 0], None)
+    """
+    keys = [name or place for place, name in enumerate(names)]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return np.array([numbers[key] for key in keys]) if len(numbers) < len(keys) else None
 
 
 def places_by_category(items: Sequence[Item]) -> dict[str, list[int]]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from luthier.core.errors import DataError, UserError
 from luthier.evaluate.bootstrap import bootstrap
+from luthier.evaluate.evaluation import group_numbers
 from luthier.evaluate.judged import metric_of
 from luthier.evaluate.significance import ALPHA, holm, sign_flip
 from luthier.evaluate.statistics import paired, summed
@@ -137,7 +138,7 @@ def _difference(first: Results, other: Results, suite: str) -> dict[str, Any]:
         received = f"{first.model} and {other.model} were asked other items, or were judged otherwise"
         raise UserError(f"suite {suite}", received, "results on the same items", "evaluate both again")
     table = paired(other.answers[suite].values, first.answers[suite].values)
-    groups = _numbers(first.answers[suite].groups)
+    groups = group_numbers(first.answers[suite].groups)
     known = metric_of(one["metric"])
     reach = known.high - known.low
     estimate = bootstrap([table], groups, limits=(-reach, reach))[0]
@@ -145,12 +146,6 @@ def _difference(first: Results, other: Results, suite: str) -> dict[str, Any]:
     numbers = (estimate.value, estimate.stderr, estimate.low, estimate.high)
     told = {"model": other.model, "suite": suite, "metric": one["metric"], "items": table.shape[1]}
     return {**told, **dict(zip(names, map(float, numbers), strict=True)), "p": sign_flip(summed(table, groups)[0])}
-
-
-def _numbers(names: Sequence[str]) -> np.ndarray | None:
-    keys = [name or place for place, name in enumerate(names)]
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    return np.array([numbers[key] for key in keys]) if len(numbers) < len(keys) else None
 
 
 def number(value: float) -> str:
