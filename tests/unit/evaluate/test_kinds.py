@@ -16,7 +16,7 @@ from luthier.evaluate.suite import load_suite
 from luthier.metrics.bleu import bleu
 
 ROOT = Path(__file__).parents[3]
-DATA = ROOT.parents[1] / "shared" / "data"
+DATA = next((p / "shared" / "data" for p in ROOT.parents if (p / "shared" / "data").is_dir()), Path("none"))
 
 
 def written(file, rows):
