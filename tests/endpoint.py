@@ -46,6 +46,11 @@ class Endpoint(ThreadingHTTPServer):
         self.bodies: list[dict] = []
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
+    def server_close(self) -> None:
+        """Without the first line its thread would go on, asking a closed socket as fast as it can."""
+        self.shutdown()
+        super().server_close()
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/v1"

@@ -40,6 +40,11 @@ class Hub(ThreadingHTTPServer):
         self.asked: list[str] = []
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
+    def server_close(self) -> None:
+        """Without the first line its thread would go on, asking a closed socket as fast as it can."""
+        self.shutdown()
+        super().server_close()
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
