@@ -24,7 +24,7 @@ from luthier.core.errors import RecipeError
 from luthier.kernels.quantized import Quantized
 from luthier.methods._lowrank import LinearUpdate
 from luthier.methods._starts import from_base
-from luthier.models.quantized import sixteen_bits
+from luthier.models.load import sixteen_bits
 
 if TYPE_CHECKING:
     from torch import nn

@@ -16,8 +16,9 @@ from luthier.models.bars import without_bars, without_report
 from luthier.models.failures import EMBEDDED, cannot_load, load_errors
 from luthier.models.heads import draw_head, may_be_drawn
 from luthier.models.quantized import loading_words, quietly, settle_quantized
-from luthier.models.tasks import auto_class, keep_names, renamed_keys, saved_for, settle_padding, settle_task
+from luthier.models.tasks import auto_class, keep_names, renamed_keys, saved_for, settle_task
 from luthier.models.threads import bound_caches
+from luthier.models.values import settle_padding, value_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -239,3 +240,11 @@ def bf16_is_fast(device: str = "cpu") -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def sixteen_bits(model: PreTrainedModel) -> PreTrainedModel:
+    """The model that a quantised one was made from, loaded again from its checkpoint, on the CPU."""
+    plain = {"quantization": "none", "bnb_4bit_use_double_quant": False}
+    section: Any = model.base_section
+    words: Any = {"task": "CAUSAL_LM" if value_head(model) is None else "SEQ_CLS", "say": lambda _: None}
+    return load_model(section.model_copy(update=plain), "auto", attention="eager", **words)  # type: ignore[arg-type]

@@ -26,7 +26,6 @@ from luthier.core.errors import MissingExtra, ModelError, RecipeError
 from luthier.kernels.quantized import Quantized
 from luthier.models.libraries import DENSE_AGAIN, KINDS, dense_words, store_of
 from luthier.models.packed import PACKED, packed_words
-from luthier.models.values import value_head
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -186,7 +185,8 @@ def _cast(loaded: PreTrainedModel, dtype: torch.dtype) -> None:
     kept |= {*(loaded._keep_in_fp32_modules or ())} if dtype == torch.float16 else set()
     for name, parameter in loaded.named_parameters():
         if parameter.is_floating_point() and kept.isdisjoint(name.split(".")) and not isinstance(parameter, Quantized):
-            parameter.data = parameter.data.to(dtype)
+            # on a CPU it lies in the mapped file, of which all pages that were read stay as long as one tensor does
+            parameter.data = parameter.data.to(dtype, copy=parameter.device.type == "cpu")
     loaded.config.dtype = dtype
 
 
@@ -245,16 +245,6 @@ def stored_bytes(model: nn.Module) -> int:
     return sum(
         p.stored_bytes() if isinstance(p, Quantized) else p.numel() * p.element_size() for p in model.parameters()
     )
-
-
-def sixteen_bits(model: PreTrainedModel) -> PreTrainedModel:
-    """The model that a quantised one was made from, loaded again from its checkpoint, on the CPU."""
-    from luthier.models.load import load_model  # which imports this file
-
-    plain = {"quantization": "none", "bnb_4bit_use_double_quant": False}
-    section: Any = model.base_section
-    words: Any = {"task": "CAUSAL_LM" if value_head(model) is None else "SEQ_CLS", "say": lambda _: None}
-    return load_model(section.model_copy(update=plain), "auto", attention="eager", **words)  # type: ignore[arg-type]
 
 
 def write_record(model: nn.Module, folder: Path) -> None:

@@ -15,8 +15,6 @@ from luthier.models.heads import task_by_name
 from luthier.models.source_target import settle_source_and_target, writes_from_source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from transformers import PretrainedConfig, PreTrainedModel
 
     from luthier.core.tasks import Labels, Task
@@ -184,24 +182,3 @@ def _write_labels(name: str, config: PretrainedConfig, labels: Labels, *, traine
         raise ModelError(f"model {name}", received, allowed, fix)
     config.id2label, config.label2id = named, {label: number for number, label in named.items()}
     config.problem_type = labels.problem
-
-
-def settle_padding(model: PreTrainedModel, name: str, say: Callable[[str], None]) -> None:
-    """Give a decoder with a head of values a padding token where it has none: transformers scores no batches without.
-
-    It becomes the token that begins texts, which never ends one; where that is also the end of text, the end of text.
-    """
-    from luthier.models.values import value_head
-
-    config: Any = model.config
-    text = config.get_text_config()
-    if value_head(model) is None or text.pad_token_id is not None:
-        return
-    ends = text.eos_token_id if isinstance(text.eos_token_id, list) else [text.eos_token_id]
-    begins = [text.bos_token_id] if text.bos_token_id not in ends else []
-    within = [token for token in (*begins, *ends) if token is not None and 0 <= token < text.vocab_size]
-    chosen = within[0] if within else text.vocab_size - 1
-    for one in (text, config):
-        one.pad_token_id = chosen
-    late = ": values are read before an end of text, as transformers does" if chosen in ends else ""
-    say(f"model {name}: it has no padding token; token {chosen} becomes one{late}")

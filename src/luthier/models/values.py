@@ -25,7 +25,7 @@ from luthier.models.encoders import encoder_outputs, reads_both_ways, token_outp
 from luthier.models.heads import HEADS, task_of_model
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -142,6 +142,25 @@ def padding_of(model: PreTrainedModel) -> int | None:
     text: Any = model.config.get_text_config()
     padding: int | None = text.pad_token_id
     return padding
+
+
+def settle_padding(model: PreTrainedModel, name: str, say: Callable[[str], None]) -> None:
+    """Give a decoder with a head of values a padding token where it has none: transformers scores no batches without.
+
+    It becomes the token that begins texts, which never ends one; where that is also the end of text, the end of text.
+    """
+    config: Any = model.config
+    text = config.get_text_config()
+    if value_head(model) is None or text.pad_token_id is not None:
+        return
+    ends = text.eos_token_id if isinstance(text.eos_token_id, list) else [text.eos_token_id]
+    begins = [text.bos_token_id] if text.bos_token_id not in ends else []
+    within = [token for token in (*begins, *ends) if token is not None and 0 <= token < text.vocab_size]
+    chosen = within[0] if within else text.vocab_size - 1
+    for one in (text, config):
+        one.pad_token_id = chosen
+    late = ": values are read before an end of text, as transformers does" if chosen in ends else ""
+    say(f"model {name}: it has no padding token; token {chosen} becomes one{late}")
 
 
 def _depth(forest: Forest) -> int:
