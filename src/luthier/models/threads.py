@@ -15,15 +15,17 @@ if TYPE_CHECKING:
 # The built-in model (3 M), 40 steps on two cores: 4.6 s on one thread, 7.4 to 12.5 s on two.
 SMALL = 10_000_000
 
-# oneDNN makes 0.6 MB of machine code for each shape of a bfloat16 product, and every step has another number of tokens.
-# By default it and PyTorch keep 1,024 each: the benchmark grew by 11 to 17 MB a step, to 560 MB. A step needs 20.
-_KEPT_SHAPES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
+# oneDNN makes 0.9 MB of machine code for each shape of a bfloat16 product, and every step has another number of tokens.
+# By default it and PyTorch keep 1,024 each: the benchmark grew by 11 to 17 MB a step, to 560 MB. A step needs 20; with
+# 64 of them LoRA on the built-in model took 28 MiB more than with 32, and was no quicker (30 steps, 3 rounds).
+KEPT_SHAPES = 32
+_KEPT_BY = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 
 
 def bound_caches() -> None:
     """Keep the machine code of the last shapes only. It counts if no product ran before; what is set already stays."""
-    for name, value in _KEPT_SHAPES.items():
-        os.environ.setdefault(name, value)
+    for name in _KEPT_BY:
+        os.environ.setdefault(name, str(KEPT_SHAPES))
 
 
 @contextmanager

@@ -26,9 +26,12 @@ def release() -> None:
     """Free what the last run left: Python's cycles, the C library's free pages, the GPU's cache."""
     import torch
 
+    from luthier.kernels.native import arena
+
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    arena.release()
     try:
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # without it glibc keeps freed pages, and the next peak counts them
     except (OSError, AttributeError):

@@ -13,7 +13,7 @@ from torch import nn
 from luthier.methods import lora
 from luthier.methods._lowrank import LoraLinear
 from luthier.methods._siblings import Siblings
-from luthier.models.threads import bound_caches
+from luthier.models.threads import KEPT_SHAPES, bound_caches
 
 
 class Block(nn.Module):
@@ -92,5 +92,5 @@ def test_the_caches_of_machine_code_are_bounded_unless_told_otherwise(monkeypatc
     monkeypatch.delenv("LRU_CACHE_CAPACITY", raising=False)
     monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
     bound_caches()
-    assert os.environ["LRU_CACHE_CAPACITY"] == "64"
+    assert os.environ["LRU_CACHE_CAPACITY"] == str(KEPT_SHAPES)
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"

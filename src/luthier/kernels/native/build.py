@@ -17,8 +17,8 @@ from luthier.core.home import home
 _HERE = Path(__file__).parent
 _SOURCES = ("attention.cpp", "lowrank.cpp", "quantized.cpp", "rows.cpp", "slots.cpp")
 _HEADERS = ("vector.h", "product.h", "room.h", "problem.h")
-# No -ffast-math: a NaN must come out as a NaN, or a broken run would go on.
-_FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno")
+_FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC")
+_LOOPS = ("-fno-math-errno",)  # no -ffast-math: a NaN must come out as a NaN, or a broken run would go on
 # GCC and Clang on x86 know the first, Clang on ARM the second.
 _NATIVE = ("-march=native", "-mcpu=native")
 _POINTER, _LONG, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
@@ -39,7 +39,28 @@ _PAIRS = {"lowrank_forward": [_POINTER] + [_LONG] * 2, "lowrank_backward": [_POI
 
 
 def load() -> tuple[ctypes.CDLL | None, str]:
-    """The library and the compiler's name, or None and the reason."""
+    """The loops and the compiler's name, or None and the reason."""
+    library, said = built(_SOURCES, _LOOPS)
+    if library is None:
+        return None, said
+    for function, arguments in _SIGNATURES.items():
+        for kind in ("float32", "bfloat16"):
+            exported = getattr(library, f"{function}_{kind}")
+            exported.argtypes, exported.restype = arguments, None
+    for function, arguments in _PAIRS.items() if library.has_pairs() else ():
+        exported = getattr(library, f"{function}_bfloat16")
+        exported.argtypes, exported.restype = arguments, None
+    return library, said
+
+
+def built(sources: tuple[str, ...], flags: tuple[str, ...], of: str = "") -> tuple[ctypes.CDLL | None, str]:
+    """A library of these sources and the compiler's name, or None and the reason.
+
+    Args:
+        sources: Names of files beside this one.
+        flags: For the compiler, besides those that all have.
+        of: What else the machine code depends on.
+    """
     if os.name != "posix":
         return None, "off (needs Linux or macOS)"
     compiler = _compiler()
@@ -48,23 +69,14 @@ def load() -> tuple[ctypes.CDLL | None, str]:
     try:
         version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True)  # noqa: S603
         name = version.stdout.splitlines()[0]
-        path = _folder() / f"{_digest(name)}.so"
-        library = _open(path) or _open(_compile(compiler, path))
-        if library is None:
-            return None, f"off ({path} cannot be loaded)"
-        for function, arguments in _SIGNATURES.items():
-            for kind in ("float32", "bfloat16"):
-                exported = getattr(library, f"{function}_{kind}")
-                exported.argtypes, exported.restype = arguments, None
-        for function, arguments in _PAIRS.items() if library.has_pairs() else ():
-            exported = getattr(library, f"{function}_bfloat16")
-            exported.argtypes, exported.restype = arguments, None
+        path = _folder() / f"{_digest(sources, (name, of, *flags))}.so"
+        library = _open(path) or _open(_compile(compiler, path, sources, flags))
     except subprocess.CalledProcessError as failed:
         said = (failed.stderr or "").strip().splitlines()
         return None, f"off ({compiler} failed: {said[-1] if said else failed.returncode})"
     except (OSError, AttributeError, IndexError, subprocess.TimeoutExpired) as failed:
         return None, f"off ({failed})"
-    return library, name
+    return (library, name) if library else (None, f"off ({path} cannot be loaded)")
 
 
 def _open(path: Path) -> ctypes.CDLL | None:
@@ -89,10 +101,10 @@ def _folder() -> Path:
     return home() / "native"
 
 
-def _digest(compiler: str) -> str:
+def _digest(sources: tuple[str, ...], words: tuple[str, ...]) -> str:
     """Of everything that the machine code depends on: a folder may be shared by different processors."""
-    parts = [(_HERE / name).read_bytes() for name in (*_SOURCES, *_HEADERS)]
-    parts += [compiler.encode(), platform.machine().encode(), " ".join(_FLAGS).encode(), _processor_flags().encode()]
+    parts = [(_HERE / name).read_bytes() for name in (*sources, *_HEADERS)]
+    parts += [word.encode() for word in (*words, platform.machine(), " ".join(_FLAGS), _processor_flags())]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:20]
 
 
@@ -103,20 +115,21 @@ def _processor_flags() -> str:
     return "\n".join(sorted(set(kept))) or platform.processor()
 
 
-def _compile(compiler: str, path: Path) -> Path:
+def _compile(compiler: str, path: Path, sources: tuple[str, ...], flags: tuple[str, ...]) -> Path:
     """Build beside its place and move it there, so that two processes may build at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(suffix=".so", dir=path.parent)
     os.close(handle)
-    built = Path(name)
+    made = Path(name)
     try:
         for attempt, native in enumerate(_NATIVE):
-            words = [compiler, *_FLAGS, native, "-o", str(built), *(str(_HERE / source) for source in _SOURCES)]
+            files = (str(_HERE / source) for source in sources)
+            words = [compiler, *_FLAGS, native, "-o", str(made), *files, *flags]  # libraries stand last
             last = attempt == len(_NATIVE) - 1
             done = subprocess.run(words, capture_output=True, text=True, check=last, timeout=300)  # noqa: S603
             if not done.returncode:
                 break
-        path.with_suffix(".sha256").write_text(_checksum(built))
-        return built.replace(path)
+        path.with_suffix(".sha256").write_text(_checksum(made))
+        return made.replace(path)
     finally:
-        built.unlink(missing_ok=True)
+        made.unlink(missing_ok=True)
