@@ -19,6 +19,7 @@ from luthier.recipe.rules import WHOLE
 if TYPE_CHECKING:
     from luthier.advise.facts import Facts
 
+_STEPS = 1_000  # of a run: after fewer a process may hold less
 BITS = {"nf4": DOUBLE_BITS, "fp4": DOUBLE_BITS, "int8": 8.0}
 
 
@@ -72,13 +73,9 @@ class Fit:
 
     def __str__(self) -> str:
         need = self.need
-        parts = {
-            "weights": need.weights,
-            "trained": need.adapters + need.states,
-            "activations": need.activations + need.gaps,
-            "one layer and logits": max(need.passing, need.logits),
-            "libraries": need.framework,
-        }
+        parts = {"weights": need.weights, "trained": need.adapters + need.masters + need.optimizer}
+        parts["activations, logits, gradients"] = self.total - sum(parts.values()) - need.framework
+        parts["libraries"] = need.framework
         listed = " + ".join(f"{name} {size(value)}" for name, value in parts.items() if value)
         return f"{listed} = {size(self.total)} of {size(self.memory)}"
 
@@ -115,17 +112,17 @@ def fits(facts: Facts, ask: Ask) -> Fit:
 
 
 def _work(tokens: int) -> Work:
-    """One step of so many tokens, all of them scored."""
+    """Steps of two micro-batches of so many tokens, all of them scored: what accumulates stands beside activations."""
     return Work(
         tokens=tokens,
         scored=tokens,
         mean=tokens,
-        micro_batches=1,
-        steps=1,
-        all_tokens=tokens,
-        all_scored=tokens,
+        micro_batches=2,
+        steps=_STEPS,
+        all_tokens=2 * _STEPS * tokens,
+        all_scored=2 * _STEPS * tokens,
         all_pairs=0,
-        passes=1,
+        passes=2 * _STEPS,
     )
 
 

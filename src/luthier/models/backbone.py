@@ -66,6 +66,14 @@ def head_logprobs(model: PreTrainedModel, hidden: torch.Tensor, target: torch.Te
     return linear_logprob(terms, bias, target, head_shape(model.config))
 
 
+def bare_head(model: PreTrainedModel) -> bool:
+    """Whether a model's logits are one product and nothing else: no bias, no scale, no cap, no low-rank part."""
+    head: Any = model.get_output_embeddings()
+    biases = (getattr(head, "bias", None), getattr(model, "final_logits_bias", None))
+    bare = not isinstance(head, LowRankHead) and all(bias is None for bias in biases)
+    return bare and head_shape(model.config) == HeadShape()
+
+
 def head_logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
     """What follows each hidden state [S, H]: logits [S, V] in float32 (float64 of such a model)."""
     terms, bias = _head(model, hidden)

@@ -81,28 +81,27 @@ def _saved_bytes(model: Any, tokens: int, scored: int) -> int:
     device = next(model.parameters()).device
     here = (t for t in (*model.parameters(), *model.buffers()) if not isinstance(t, Quantized))
     known = {t.untyped_storage().data_ptr() for t in here}
-    kept: dict[int, int] = {}
+    kept: dict[int, torch.UntypedStorage] = {}
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
+    def pack(tensor: torch.Tensor) -> None:
+        """No backward pass follows. What is saved may be an operation's own result, and would keep its whole past."""
         if isinstance(tensor, Quantized):
-            return tensor  # the base's codes, which are there already
+            return  # the base's codes, which are there already
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage.nbytes()  # many views of one storage keep it once
-        return tensor
+            kept[storage.data_ptr()] = storage  # many views of one storage keep it once
 
     words = int(model.get_input_embeddings().weight.shape[0])
     tree = _tree(tokens, scored, words, half=is_encoder_decoder(model))
     was_training = model.training
     model.train()
     try:
-        with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with torch.random.fork_rng(), torch.autograd.graph.saved_tensors_hooks(pack, lambda nothing: nothing):
             forest = plant([tree]).to(device)
-            found = outputs(model, forest)
-        del found  # only now: as long as it lives, no storage's address can be given to another
+            outputs(model, forest)
     finally:
         model.train(was_training)
-    return sum(kept.values())
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def _tree(tokens: int, scored: int, words: int, *, half: bool) -> Tree:

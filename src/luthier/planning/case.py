@@ -10,6 +10,7 @@ import torch
 
 from luthier.core.errors import LuthierError, ModelError
 from luthier.engine.distributed import Ranks
+from luthier.engine.machine import kept_pages
 from luthier.engine.optim import check_optimizer
 from luthier.engine.precision import pick_device, pick_dtype
 from luthier.engine.reference import asked_by, decide
@@ -103,14 +104,14 @@ def open_case(recipe: Recipe, on: str | None, say: Say) -> Case:
     ranks = Ranks(world=machine.count)
     rows, estimated = _rows(recipe, say, ranks)
     labels = None if rows.labels is None else len(rows.labels)
-    here_too = on is None and not recipe.train.torch_compile and recipe.model.quantization == "none"
+    here_too = on is None and not recipe.train.torch_compile
     dense = stand_in(recipe, dtype, labels, machine.memory // _OF_MEMORY) if here_too else None
     counts = count(dense, counted="configuration") if dense else counts_of(recipe, dtype, labels)
     reference = reference_mode(recipe, rows, counts)
     work = work_of(recipe, rows, reference, estimated=estimated)
     timed = None
     if dense is not None:
-        with fitting_threads(dense.model):
+        with fitting_threads(dense.model), kept_pages():
             timed = time_passes(dense, some_batches(rows, TRIED), recipe.optim, asked=reference is not None)
     return Case(recipe=recipe, counts=counts, work=work, machine=machine, dtype=dtype, timed=timed)
 
@@ -151,7 +152,7 @@ def counts_of(recipe: Recipe, dtype: str, labels: int | None) -> Counts:
 def stand_in(recipe: Recipe, dtype: str, labels: int | None, room: int) -> Trainable | None:
     """A model of random numbers with the recipe's method, to be timed; None where it is too large, or does not run."""
     config, kind = config_of(recipe, labels)
-    words = (config, getattr(torch, dtype), task_of(recipe), recipe.method, recipe.model.trust_remote_code)
+    words = (config, getattr(torch, dtype), task_of(recipe), recipe.method, recipe.model)
     try:
         return None if kind is not None else dense_shadow(*words, room)
     except (*NOT_COUNTED, LuthierError):

@@ -11,6 +11,7 @@ from luthier.engine.flops import Rates, count_rates
 from luthier.engine.optim import moved_numbers, transform_bytes
 from luthier.engine.regional import decoder_layers
 from luthier.kernels.quantized import Quantized
+from luthier.models.backbone import bare_head
 from luthier.models.source_target import is_encoder_decoder
 from luthier.models.targets import is_linear
 from luthier.planning.activations import Kept, dense_bytes, kept_bytes
@@ -43,6 +44,7 @@ class Counts:
         moved: Numbers that the optimiser moves where a method makes gradients smaller (GaLore); None: all that train.
         beside_state: Bytes that such a method keeps from step to step besides the optimiser's state.
         layerwise: Whether each parameter moves in the backward pass, so that one gradient is there at a time.
+        bare_head: Whether logits are one product, whose loops on a CPU need no copy of them (`kernels.logprob`).
         starts_as_base: Whether the model computes what its base does before the first step.
         counted: Where this comes from: the model itself, or its configuration alone.
     """
@@ -64,6 +66,7 @@ class Counts:
     moved: int | None = None
     beside_state: int = 0
     layerwise: bool = False
+    bare_head: bool = False
     starts_as_base: bool = True
     counted: str = "model"
 
@@ -119,6 +122,7 @@ def count(trainable: Trainable, counted: str = "model") -> Counts:
         moved=moved_numbers(trainable) if trainable.transforms else None,
         beside_state=transform_bytes(trainable),
         layerwise=trainable.layerwise,
+        bare_head=bare_head(model),
         starts_as_base=trainable.starts_as_base,
         counted=counted,
     )

@@ -7,8 +7,9 @@
     evaluation   the same without activations, and a pass without gradient
     save         the same, and a copy of nothing: files are written from where the numbers are
 
-A GPU's allocator reuses what is free: activations go while gradients come, so the larger of both counts. glibc does not
-(blocks of other sizes): on a CPU both count.
+What is free is used again, by a GPU's allocator and by the arena of a CPU (`kernels.native.arena`): activations go
+while gradients come, so the larger of both counts. Where the arena is not, glibc finds no use for blocks of other
+sizes: both count, and gaps between them.
 """
 
 from __future__ import annotations
@@ -17,9 +18,14 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from luthier.engine.optim import state_bytes
 from luthier.engine.rounding import transient
+from luthier.kernels import native
 from luthier.kernels.logprob import CHUNK_ELEMENTS, MIN_ROWS
+from luthier.kernels.native import arena
+from luthier.models.threads import KEPT_SHAPES
 
 if TYPE_CHECKING:
     from luthier.planning.counts import Counts
@@ -28,19 +34,19 @@ if TYPE_CHECKING:
 
 SHARE = 0.9  # of the free memory; the rest is for what no formula sees (allocator's gaps, workspaces)
 # Libraries and Python's own objects: what a process that trains holds besides its tensors, above one that has imported
-# everything. Of a GPU only tensors are counted. Models of 3 M and 110 M parameters: benchmarks/results/plan_cpu.txt.
-FRAMEWORK = {"cpu": 65 << 20, "cuda": 0}
+# everything. Of a GPU only tensors are counted. Measured (built-in model, four methods): 39 to 42 MiB.
+FRAMEWORK = {"cpu": 40 << 20, "cuda": 0}
 BITSANDBYTES = {"cpu": 40 << 20, "cuda": 0}  # its import, which a run with a quantised base makes (45 MiB alone)
-# oneDNN's machine code for the shapes of products, 0.6 MB each and 64 kept (`models.threads`); the first steps make it.
-MACHINE_CODE, _STEPS = 64 * 0.6e6, 8
+# oneDNN's machine code for the shapes of bfloat16 products, of which `models.threads` keeps the last: 0.9 MiB each, and
+# 5 to 8 for each micro-batch, as each has another number of tokens.
+_SHAPE, _SHAPES = int(0.9 * (1 << 20)), 6
 # glibc cannot reuse all that it gets back, as each step has other sizes (but for what is there once): the first steps
 # leave 0.4 of the activations in gaps; the first 60 MiB of them leave 2.5 times more in 60 steps. The optimiser's
-# state, which is made after the first backward pass, takes its place in the gaps. Fitted to the cases of
-# benchmarks/plan.py that were measured first (29 of 3 M after 8 steps, 5 of 110 M after 4), and to LoRA on the 3 M
-# after 40 and 160 steps (322 and 367 MiB).
+# state, which is made after the first backward pass, takes its place in the gaps. Fitted to 34 cases of
+# benchmarks/plan.py without the arena, and to LoRA on the 3 M after 40 and 160 steps (322 and 367 MiB).
 _GAPS, _GROWN, _GROWN_OF, _GROWN_STEPS = 0.4, 2.5, 60 << 20, 20
 CONTEXT = {"cpu": 0, "cuda": 600 << 20}  # what a GPU's driver takes before the first tensor; not in any peak
-LOGITS = 3  # log-softmax, its gradient and a copy in the head's type, in float32 (kernels.logprob)
+LOGITS = 12  # bytes of one: log-softmax, its gradient and a copy in the head's type, in float32 (kernels.logprob)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +62,7 @@ class Need:
         activations: Kept from the forward to the backward pass, by the largest micro-batch.
         logits: One chunk of them, with what becomes of it.
         passing: The backward pass through one layer, one quantised matrix made dense, a trained head's gradient.
-        gaps: What the allocator holds between pieces that are in use.
+        gaps: What glibc holds between pieces that are in use; none where the arena serves, or of a GPU.
         framework: What the process holds besides tensors.
         phases: The peak of each phase.
     """
@@ -125,7 +131,9 @@ def need_of(
     gradients = 4 * counts.gradients
     moved = counts.numbers if counts.moved is None else counts.moved
     optimizer = state_bytes(optim) * moved + counts.beside_state
-    logits = 4 * LOGITS * counts.vocabulary * min(work.scored, _rows(counts.vocabulary))
+    in_place = device == "cpu" and counts.bare_head and native.usable(torch.empty(0))
+    each = counts.itemsize if in_place else LOGITS
+    logits = each * counts.vocabulary * min(work.scored, _rows(counts.vocabulary))
     layer, activations = activations_of(counts, work, recomputed, offloaded)
     whole = counts.vocabulary * counts.hidden
     head = whole in (n for some in counts.trained.values() for n in some)
@@ -140,10 +148,10 @@ def need_of(
         logits=logits,
         # a trained head's gradient is added up in float32, and exists in its own type beside an embedding's
         passing=layer + counts.dense + gathered + (whole * (4 + counts.itemsize) if head else 0),
-        gaps=_gaps(activations - counts.kept.once, optimizer // of_states, work.steps) if device == "cpu" else 0,
+        gaps=_gaps(activations - counts.kept.once, optimizer // of_states, work.steps) if breaks_up(device) else 0,
         framework=FRAMEWORK[device]
         + (BITSANDBYTES[device] if counts.dense else 0)
-        + (_machine_code(work.steps) if device == "cpu" else 0),
+        + (_machine_code(counts.itemsize, work.passes) if device == "cpu" else 0),
         phases={},
     )
     return replace(found, phases=_phases(found, counts, work, device))
@@ -168,7 +176,7 @@ def _phases(need: Need, counts: Counts, work: Work, device: str) -> dict[str, in
         phases["reference"] = model + forward + need.logits
     static = model + need.masters + need.optimizer
     waiting = need.activations + need.gaps + max(need.logits, need.passing)
-    if device == "cpu" or work.micro_batches > 1:
+    if breaks_up(device) or work.micro_batches > 1:
         phases["step"] = static + need.gradients + waiting
     else:
         phases["step"] = static + max(waiting, need.gradients + need.passing)
@@ -178,6 +186,11 @@ def _phases(need: Need, counts: Counts, work: Work, device: str) -> dict[str, in
     return phases
 
 
+def breaks_up(device: str) -> bool:
+    """Whether freed memory is of little use to the next step: on a CPU without the arena."""
+    return device == "cpu" and not arena.usable()
+
+
 def _gaps(activations: int, state: int, steps: int) -> int:
     """What glibc holds between pieces that are in use, after so many steps."""
     activations = max(0, activations)
@@ -185,8 +198,8 @@ def _gaps(activations: int, state: int, steps: int) -> int:
     return max(0, int(_GAPS * activations + grown) - state)
 
 
-def _machine_code(steps: int) -> int:
-    return int(MACHINE_CODE * -math.expm1(-steps / _STEPS))
+def _machine_code(itemsize: int, passes: int) -> int:
+    return _SHAPE * min(KEPT_SHAPES, _SHAPES * passes) if itemsize == 2 else 0
 
 
 def _rows(vocabulary: int) -> int:

@@ -18,6 +18,7 @@ from luthier.core import registry
 from luthier.core.errors import LuthierError
 from luthier.engine.flops import Rates, count_rates
 from luthier.engine.regional import decoder_layers
+from luthier.models.backbone import bare_head
 from luthier.models.fuse import fuse
 from luthier.models.load import DENSE
 from luthier.models.planted import NAME
@@ -26,6 +27,7 @@ from luthier.models.tasks import auto_class
 from luthier.planning.activations import Kept, bytes_per_token, kept_bytes
 from luthier.planning.alike import AlikeRows
 from luthier.planning.counts import Counts, count, linear_numbers
+from luthier.planning.few_bits import quantise
 from luthier.planning.moving import NOT_COUNTED, Moving, moving_of, on_meta, started, stored_bytes
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
     from luthier.core.tasks import Task
     from luthier.core.trainable import Trainable
+    from luthier.recipe import Model
 
 _WORDS = 256  # of a cut model; activations are counted with ids below 64
 WHOLE = 1_000_000_000  # numbers of a model that is not cut: counting takes some seconds
@@ -110,7 +113,7 @@ def dense_shadow(
     dtype: torch.dtype,
     task: Task,
     method: dict[str, Any],
-    trust_remote_code: bool,
+    how: Model,
     room: int,
 ) -> Trainable | None:
     """The model with its method, of random numbers that each have a place in memory: as fast as the real one.
@@ -120,13 +123,13 @@ def dense_shadow(
         dtype: Of the base.
         task: What the model is for.
         method: The recipe's section.
-        trust_remote_code: Run code that comes with the model.
+        how: The recipe's section of the model.
         room: Bytes that it may take; None is given where it would take more.
     """
-    model = build(config, dtype, task, trust_remote_code)
+    model = build(config, dtype, task, how.trust_remote_code)
     if sum(p.numel() * p.element_size() for p in model.parameters()) > room:
         return None
-    return _applied(model, method, dense=True)
+    return _applied(model, method, how)
 
 
 def _extended(
@@ -155,13 +158,16 @@ def _extended(
         recomputes=bool(whole.supports_gradient_checkpointing),
         linear=linear_numbers(whole),
         folder=last.folder,
+        bare_head=bare_head(cast("PreTrainedModel", last.model)),
         starts_as_base=last.starts_as_base,
         counted="configuration",
     )
 
 
-def _applied(model: PreTrainedModel, method: dict[str, Any], *, dense: bool = False) -> Trainable:
-    _fill(model, dense=dense)
+def _applied(model: PreTrainedModel, method: dict[str, Any], dense: Model | None = None) -> Trainable:
+    _fill(model, dense=dense is not None)
+    if dense is not None:
+        quantise(model, dense)
     fuse(model)
     entry = registry.get("methods", method["name"])
     with torch.random.fork_rng():

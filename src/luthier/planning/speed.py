@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from luthier.recipe import Optim
 
 TRIED = 4  # micro-batches that are timed, at most
-_LONG = 1.0  # seconds of one after which no other is
+_ENOUGH = 1.0  # seconds of all after which no other is, if there were two
+_LONG = 5.0  # seconds of one that need no second
 _TRIED_NUMBERS = 8 << 20  # numbers that a timed update moves at most; more take as long for each
 
 
@@ -116,7 +117,7 @@ def _per_token(work: Callable[[Forest], None], forests: Sequence[Forest], device
         if place == 1:
             spent, tokens = 0.0, 0
         spent, tokens = spent + seconds, tokens + forest.num_tokens
-        if seconds >= _LONG:
+        if seconds >= _LONG or (place and spent >= _ENOUGH):
             break
     return spent / max(1, tokens)
 

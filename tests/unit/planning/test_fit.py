@@ -16,7 +16,8 @@ import luthier
 from luthier.core.errors import RecipeError
 from luthier.engine import loop, machine
 from luthier.engine.regional import decoder_layers
-from luthier.methods import full, lora, vera
+from luthier.kernels.native import arena
+from luthier.methods import adapter, full, lora, vera
 from luthier.models import load_model
 from luthier.models.recomputing import recompute_layers
 from luthier.planning import fit, free
@@ -134,8 +135,9 @@ def test_states(tiny_llama):
     assert need(trainable, optim=Optim(optim="sgd", momentum=0.9)).states == 12 * numbers
 
 
-def test_gaps_of_a_processor_grow_with_the_steps_to_a_bound(trainable):
+def test_without_the_arena_gaps_grow_with_the_steps_to_a_bound(trainable, monkeypatch):
     counts = count(trainable)
+    monkeypatch.setattr(arena, "usable", lambda: False)
     found = [need_of(counts, replace(work(), steps=steps), ADAMW, "cpu") for steps in (1, 8, 40, 1000, 2000)]
     gaps = [one.gaps for one in found]
     assert gaps == sorted(gaps)
@@ -143,6 +145,34 @@ def test_gaps_of_a_processor_grow_with_the_steps_to_a_bound(trainable):
     assert gaps[3] == pytest.approx(gaps[4], rel=0.01)
     assert gaps[4] < 3 * found[4].activations
     assert need_of(counts, work(), ADAMW, "cuda").gaps == 0
+    monkeypatch.setattr(arena, "usable", lambda: True)
+    close = need_of(counts, work(), ADAMW, "cpu")
+    assert close.gaps == 0
+    assert close.total < need_of(counts, replace(work(), micro_batches=2), ADAMW, "cpu").total, "gradients that wait"
+
+
+@pytest.mark.skipif(not arena.usable(), reason=f"arena: {arena.describe()}")
+@pytest.mark.parametrize("method", ["full", "lora", "lokr", "bitfit"])
+def test_tensors_of_a_run_are_those_of_its_plan(method, tmp_path):
+    """At the highest point of three steps of the built-in model, small tensors left out."""
+    train = {"max_steps": 3, "per_device_train_batch_size": 4}
+    model = {"model_name_or_path": "embedded", "dtype": "float32"}
+    about = {"data": {"train": "embedded:train", "max_length": 512}, "model": model}
+    words = {"name": method} | ({"add_biases": True} if method == "bitfit" else {})
+    run = luthier.train(about | {"method": words, "train": train, "output_dir": str(tmp_path / "run")})
+    planned = run.summary["plan"]["memory"]
+    beside = sum(planned[name] for name in ("weights", "adapters", "framework"))  # loaded before, or no tensors
+    assert planned["phases"]["step"] - beside == pytest.approx(arena.used_bytes()[1], rel=0.12)
+
+
+@pytest.mark.skipif(not arena.usable(), reason=f"arena: {arena.describe()}")
+def test_counting_leaves_nothing():
+    """ReLU saves its own result: kept by the one who counts, it kept the whole pass, 40 MiB of a 110 M model."""
+    model = adapter.apply(load_model(Model(model_name_or_path="embedded"), torch.float32), adapter.Config()).model
+    with arena.entered():
+        before = arena.used_bytes()[0]
+        assert kept_bytes(model).per_token > 0
+        assert arena.used_bytes()[0] == before
 
 
 def test_recomputing_leaves_less(trainable):

@@ -5,15 +5,20 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from tests.quantized import quantize_
 
 from luthier.engine.optim import moved_numbers, optimizer_bytes
+from luthier.kernels.forest import plant
 from luthier.methods import galore, lora
-from luthier.models import load_model
+from luthier.models import load_model, outputs
+from luthier.models.fuse import fuse
 from luthier.models.quantized import dense_, stored_bytes
+from luthier.planning.activations import _tree
 from luthier.planning.counts import count
 from luthier.planning.need import need_of
+from luthier.planning.shadow import dense_shadow
 from luthier.planning.work import Work
 from luthier.recipe.schema import Model, Optim
 
@@ -51,3 +56,19 @@ def test_small_gradients_spare_what_the_optimiser_does_not_see(tiny_llama):
     needed = need_of(count(trainable), WORK, Optim(), "cpu")
     assert needed.optimizer == optimizer_bytes(Optim(), trainable) < 8 * trainable.num_trainable
     assert needed.gradients == 4 * (trainable.num_trainable + 2 * moved_numbers(trainable))
+
+
+@pytest.mark.parametrize(("kind", "double"), [("nf4", False), ("nf4", True), ("fp4", False), ("int8", False)])
+def test_a_stand_in_keeps_as_many_bytes_as_the_real_one(tiny_llama, kind, double):
+    """Random numbers in few bits, against bitsandbytes' own; and its layers run, both ways."""
+    how = Model(model_name_or_path=str(tiny_llama), quantization=kind, bnb_4bit_use_double_quant=double)
+    real = load_model(how, torch.bfloat16)
+    fuse(real)
+    trainable = dense_shadow(real.config, torch.bfloat16, "CAUSAL_LM", {"name": "lora"}, how, room=1 << 30)
+    counts, wanted = count(trainable), count(lora.apply(real, lora.Config()))
+    assert counts.weights == wanted.weights
+    assert (counts.dense, counts.kept, counts.trained) == (wanted.dense, wanted.kept, wanted.trained)
+    found = outputs(trainable.model, plant([_tree(8, 4, 64, half=False)]))
+    assert bool(found.isfinite().all())
+    grads = torch.autograd.grad(found.sum(), list(trainable.parameters().values()))
+    assert any(bool(grad.any()) for grad in grads)
