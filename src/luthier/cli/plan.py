@@ -27,6 +27,7 @@ PARTS = {
     "activations": "kept for the backward pass, largest micro-batch",
     "logits": "one chunk of the scored tokens'",
     "passing": "the backward pass through one layer",
+    "updating": "made in passing by the optimiser",
     "gaps": "between pieces of the allocator",
     "framework": "libraries and their code",
 }

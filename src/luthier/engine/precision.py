@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from luthier.models.load import bf16_is_fast
+from luthier.models.threads import bound_caches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,6 +50,7 @@ def routed_float32(wanted: bool = True) -> Iterator[bool]:
     if not wanted or switch is None:
         yield False
         return
+    bound_caches()  # the products that follow may be the process's first
     before = switch.fp32_precision
     try:
         switch.fp32_precision = "bf16"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from luthier.core.trainable import Trainable
     from luthier.recipe import Optim, Recipe
 
+ROUNDING = 11  # bytes of a number while it is rounded, its float32 left out: drawn 4, cut 4, finite 1, bfloat16 2
 AT_A_TIME = 1 << 24  # numbers that are float32 at a time, or one larger parameter
 
 

@@ -51,9 +51,8 @@ def refuse_before(recipe: Recipe, rows: Rows) -> None:
     need = case.need(case.layers())
     if need.total + CONTEXT[device.type] > free:
         parts = {"weights": need.held, "gradients and optimiser": need.states, "activations": need.activations}
-        parts |= {"the rest": need.total - sum(parts.values())}
-        listed = " + ".join(f"{name} {size(value)}" for name, value in parts.items() if value > 0)
-        received = f"a run that does not fit: {listed} = {size(need.total)}"
+        listed = ", ".join(f"{name} {size(value)}" for name, value in parts.items() if value)
+        received = f"a run that does not fit: {listed}; together at the highest point {size(need.total)}"
         fix = told_remedies(find_remedies(case)) or "see `luthier plan`"
         raise RecipeError("train", received, f"at most the {size(free)} that are free", f"{fix}; or set {FORCE}: true")
 

@@ -15,6 +15,7 @@ import torch
 
 from luthier.core.home import home
 from luthier.engine.machine import made_with
+from luthier.models.threads import bound_caches
 from luthier.planning.free import free_bytes
 from luthier.planning.machines import Machine
 
@@ -51,6 +52,7 @@ def here(device: torch.device, free: int | None = None) -> Machine:
 
 def measure(device: torch.device) -> dict[str, float]:
     """Operations a second in float32 and bfloat16, and bytes a second of a copy (read and written)."""
+    bound_caches()
     side, found = SIDE[device.type], {}
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         a = torch.randn(side, side, device=device).to(dtype)

@@ -130,5 +130,5 @@ def told(need: Need) -> str:
     """What a run takes besides its model, in words."""
     parts = {"activations": need.activations, "gradients and optimiser": need.states}
     parts |= {"one layer or logits": max(need.passing, need.logits), "gaps": need.gaps, "libraries": need.framework}
-    listed = " + ".join(f"{name} {size(value)}" for name, value in parts.items() if value)
-    return f"{listed} = {size(need.growth)}"
+    listed = ", ".join(f"{name} {size(value)}" for name, value in parts.items() if value)
+    return f"{listed}; together at the highest point {size(need.growth)}"

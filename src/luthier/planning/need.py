@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from luthier.engine.optim import state_bytes
-from luthier.engine.rounding import transient
+from luthier.engine.optim import imported_bytes, passing_bytes, state_bytes
+from luthier.engine.rounding import ROUNDING, transient
 from luthier.kernels import native
 from luthier.kernels.logprob import CHUNK_ELEMENTS, MIN_ROWS
 from luthier.kernels.native import arena
@@ -37,8 +37,11 @@ SHARE = 0.9  # of the free memory; the rest is for what no formula sees (allocat
 # everything. Of a GPU only tensors are counted. Measured (built-in model, four methods): 39 to 42 MiB.
 FRAMEWORK = {"cpu": 40 << 20, "cuda": 0}
 BITSANDBYTES = {"cpu": 40 << 20, "cuda": 0}  # its import, which a run with a quantised base makes (45 MiB alone)
-# oneDNN's machine code for the shapes of bfloat16 products, of which `models.threads` keeps the last: 0.9 MiB each, and
-# 5 to 8 for each micro-batch, as each has another number of tokens.
+# What an update makes in passing comes while gradients stand where activations were: the room between them is too small
+# for it. Measured with a 110 M: 98 to 224 MiB, which is one largest parameter and a fifth of it (131 to 188).
+_LEFT_BY_UPDATE = 0.2
+# oneDNN's machine code for the shapes of products (float32's too, where they are routed to it), of which
+# `models.threads` keeps the last: 0.9 MiB each, and 5 to 8 for each micro-batch, as each has another number of tokens.
 _SHAPE, _SHAPES = int(0.9 * (1 << 20)), 6
 # glibc cannot reuse all that it gets back, as each step has other sizes (but for what is there once): the first steps
 # leave 0.4 of the activations in gaps; the first 60 MiB of them leave 2.5 times more in 60 steps. The optimiser's
@@ -62,6 +65,7 @@ class Need:
         activations: Kept from the forward to the backward pass, by the largest micro-batch.
         logits: One chunk of them, with what becomes of it.
         passing: The backward pass through one layer, one quantised matrix made dense, a trained head's gradient.
+        updating: What the optimiser makes in passing, and the room that it leaves.
         gaps: What glibc holds between pieces that are in use; none where the arena serves, or of a GPU.
         framework: What the process holds besides tensors.
         phases: The peak of each phase.
@@ -75,6 +79,7 @@ class Need:
     activations: int
     logits: int
     passing: int
+    updating: int
     gaps: int
     framework: int
     phases: dict[str, int]
@@ -135,8 +140,6 @@ def need_of(
     each = counts.itemsize if in_place else LOGITS
     logits = each * counts.vocabulary * min(work.scored, _rows(counts.vocabulary))
     layer, activations = activations_of(counts, work, recomputed, offloaded)
-    whole = counts.vocabulary * counts.hidden
-    head = whole in (n for some in counts.trained.values() for n in some)
     gathered = counts.weights // max(1, counts.layers) * 2 if of_weights > 1 else 0  # two layers are whole at a time
     found = Need(
         weights=counts.weights // of_weights,
@@ -147,11 +150,12 @@ def need_of(
         activations=activations,
         logits=logits,
         # a trained head's gradient is added up in float32, and exists in its own type beside an embedding's
-        passing=layer + counts.dense + gathered + (whole * (4 + counts.itemsize) if head else 0),
+        passing=layer + counts.dense + gathered + _head(counts) * (4 + counts.itemsize),
+        updating=_updating(optim, counts, device),
         gaps=_gaps(activations - counts.kept.once, optimizer // of_states, work.steps) if breaks_up(device) else 0,
         framework=FRAMEWORK[device]
-        + (BITSANDBYTES[device] if counts.dense else 0)
-        + (_machine_code(counts.itemsize, work.passes) if device == "cpu" else 0),
+        + max(BITSANDBYTES[device] if counts.dense else 0, imported_bytes(optim) if device == "cpu" else 0)
+        + (_machine_code(work.passes) if device == "cpu" else 0),
         phases={},
     )
     return replace(found, phases=_phases(found, counts, work, device))
@@ -178,12 +182,29 @@ def _phases(need: Need, counts: Counts, work: Work, device: str) -> dict[str, in
     waiting = need.activations + need.gaps + max(need.logits, need.passing)
     if breaks_up(device) or work.micro_batches > 1:
         phases["step"] = static + need.gradients + waiting
-    else:
-        phases["step"] = static + max(waiting, need.gradients + need.passing)
+    else:  # a trained head's gradient is the first that comes and the last that is complete
+        phases["step"] = static + max(waiting + 4 * _head(counts), need.gradients + counts.itemsize * _head(counts))
+    phases["step"] = max(phases["step"], static + need.gradients + need.updating)
     if work.eval_tokens:
         phases["evaluation"] = static + forward + need.logits
     phases["save"] = static
     return phases
+
+
+def _head(counts: Counts) -> int:
+    """Numbers of a head that trains; 0 where it does not."""
+    whole = counts.vocabulary * counts.hidden
+    return whole if any(whole in some for some in counts.trained.values()) else 0
+
+
+def _updating(optim: Optim, counts: Counts, device: str) -> int:
+    """What the optimiser makes in passing, of the largest parameter, and on a CPU the room that this leaves."""
+    short = [numel for itemsize, some in counts.trained.items() if itemsize < 4 for numel in some]
+    largest = max((numel for some in counts.trained.values() for numel in some), default=0)
+    made = int(passing_bytes(optim, device) * largest)
+    if optim.weights != "float32":
+        made = max(made, int(ROUNDING * max(short, default=0)))
+    return made + (4 * largest + int(_LEFT_BY_UPDATE * made) if made and device == "cpu" else 0)
 
 
 def breaks_up(device: str) -> bool:
@@ -198,8 +219,8 @@ def _gaps(activations: int, state: int, steps: int) -> int:
     return max(0, int(_GAPS * activations + grown) - state)
 
 
-def _machine_code(itemsize: int, passes: int) -> int:
-    return _SHAPE * min(KEPT_SHAPES, _SHAPES * passes) if itemsize == 2 else 0
+def _machine_code(passes: int) -> int:
+    return _SHAPE * min(KEPT_SHAPES, _SHAPES * passes)
 
 
 def _rows(vocabulary: int) -> int:

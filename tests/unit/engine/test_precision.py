@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -141,3 +142,16 @@ def test_dtypes():
     assert pick_dtype("float32") == torch.float32
     assert pick_dtype("bfloat16") == torch.bfloat16
     assert pick_dtype("auto") in (torch.float32, torch.bfloat16)
+
+
+@switch
+def test_the_first_product_of_a_process_finds_its_caches_bounded(monkeypatch):
+    """oneDNN reads the bound once: where the check of the route ran before it, a float32 run kept 1,024 shapes."""
+    names = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    seen = []
+    monkeypatch.setattr(precision, "product_error", lambda: seen.append(all(name in os.environ for name in names)) or 1)
+    with routed_float32():
+        pass
+    assert seen == [True]

@@ -5,6 +5,8 @@ An entry defines
 
     make(groups, optim) -> torch.optim.Optimizer     groups as torch has them, `optim` the recipe's section
     state_bytes(optim) -> int                        of a trained number, for the estimate of memory
+    PASSING_BYTES: dict[str, int]                    by device, if an update makes tensors in passing
+    IMPORTED_BYTES: int                              if it brings a library: what that takes of a process
     check(optim)                                     if it needs a package: raises MissingExtra where that is absent
 
 Its state are tensors and plain numbers by parameter, so that checkpoints hold all of it.
@@ -89,6 +91,16 @@ def tell_optim(optim: Optim, trainable: Trainable, say: Callable[[str], None]) -
 def state_bytes(optim: Optim) -> int:
     """Bytes of optimiser state for each number that it moves."""
     return int(_entry(optim).state_bytes(optim))
+
+
+def passing_bytes(optim: Optim, device: str) -> int:
+    """Bytes that an update makes in passing for each number of the parameter that it moves, on `cpu` or `cuda`."""
+    return int(getattr(_entry(optim), "PASSING_BYTES", {}).get(device, 0))
+
+
+def imported_bytes(optim: Optim) -> int:
+    """Bytes of the libraries that an optimiser brings into a process."""
+    return int(getattr(_entry(optim), "IMPORTED_BYTES", 0))
 
 
 def optimizer_bytes(optim: Optim, trainable: Trainable) -> int:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from luthier.recipe import Optim
 
 
+PASSING_BYTES = {"cpu": 8, "cuda": 8}  # the gradient's square, and the update
+IMPORTED_BYTES = 65 << 20  # transformers' module of it brings PyTorch's compiler
+
+
 def make(groups: list[dict[str, Any]], optim: Optim) -> torch.optim.Optimizer:
     """Make it."""
     from transformers.optimization import Adafactor

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from functools import partial
 
+from luthier.engine.optim._bitsandbytes import IMPORTED_BYTES, PASSING_BYTES, check, make_adamw
 from luthier.engine.optim._bitsandbytes import adamw_bytes as state_bytes
-from luthier.engine.optim._bitsandbytes import check, make_adamw
 
-__all__ = ["check", "make", "state_bytes"]
+__all__ = ["IMPORTED_BYTES", "PASSING_BYTES", "check", "make", "state_bytes"]
 
 make = partial(make_adamw, name="AdamW8bit")

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from luthier.engine.optim._bitsandbytes import check, make_lion
+from luthier.engine.optim._bitsandbytes import IMPORTED_BYTES, PASSING_BYTES, check, make_lion
 from luthier.engine.optim._bitsandbytes import lion_bytes as state_bytes
 
-__all__ = ["check", "make", "state_bytes"]
+__all__ = ["IMPORTED_BYTES", "PASSING_BYTES", "check", "make", "state_bytes"]
 
 make = partial(make_lion, name="Lion8bit")
