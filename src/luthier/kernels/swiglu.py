@@ -33,6 +33,8 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     Returns:
         [..., F].
     """
+    if torch.compiler.is_compiling():  # which fuses the plain form itself; torch 2.11 gets a Function's gradient wrong
+        return plain_swiglu(gate, up)
     result: torch.Tensor = _SwiGlu.apply(gate, up)
     return result
 

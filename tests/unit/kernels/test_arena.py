@@ -130,6 +130,7 @@ def test_pages_go_back_when_they_are_asked_for() -> None:
 
 
 @needs_arena
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events")  # torch 2.11
 def test_a_profiler_sees_what_is_taken() -> None:
     with arena.entered(), torch.profiler.profile(profile_memory=True) as profile:
         torch.ones(LARGE)

@@ -148,7 +148,8 @@ def test_the_same_gradient_to_the_bit(tiny_llama, monkeypatch):
 
         def told(tensor):
             packed = pack(tensor)
-            copied.append((tuple(tensor.shape), packed[1].data_ptr() != tensor.data_ptr()))
+            if tensor.numel():  # torch 2.11 keeps an empty one beside them
+                copied.append((tuple(tensor.shape), packed[1].data_ptr() != tensor.data_ptr()))
             return packed
 
         hooks.pack_hook = told
