@@ -27,6 +27,7 @@ from torch.utils import _pytree as pytree
 
 from luthier.kernels import native
 
+IMPORTED_BYTES = 40 << 20  # what bitsandbytes' import takes of a process (45 MiB alone)
 UNIT = 7.874015718698502e-3  # 1 / 127 as bitsandbytes writes it: the bits of a product depend on it
 
 

@@ -25,6 +25,7 @@ from luthier.engine.rounding import ROUNDING, transient
 from luthier.kernels import native
 from luthier.kernels.logprob import CHUNK_ELEMENTS, MIN_ROWS
 from luthier.kernels.native import arena
+from luthier.kernels.quantized import IMPORTED_BYTES
 from luthier.models.threads import KEPT_SHAPES
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ SHARE = 0.9  # of the free memory; the rest is for what no formula sees (allocat
 # Libraries and Python's own objects: what a process that trains holds besides its tensors, above one that has imported
 # everything. Of a GPU only tensors are counted. Measured (built-in model, four methods): 39 to 42 MiB.
 FRAMEWORK = {"cpu": 40 << 20, "cuda": 0}
-BITSANDBYTES = {"cpu": 40 << 20, "cuda": 0}  # its import, which a run with a quantised base makes (45 MiB alone)
 # What an update makes in passing comes while gradients stand where activations were: the room between them is too small
 # for it. Measured with a 110 M: 98 to 224 MiB, which is one largest parameter and a fifth of it (131 to 188).
 _LEFT_BY_UPDATE = 0.2
@@ -153,9 +153,7 @@ def need_of(
         passing=layer + counts.dense + gathered + _head(counts) * (4 + counts.itemsize),
         updating=_updating(optim, counts, device),
         gaps=_gaps(activations - counts.kept.once, optimizer // of_states, work.steps) if breaks_up(device) else 0,
-        framework=FRAMEWORK[device]
-        + max(BITSANDBYTES[device] if counts.dense else 0, imported_bytes(optim) if device == "cpu" else 0)
-        + (_machine_code(work.passes) if device == "cpu" else 0),
+        framework=FRAMEWORK[device] + (_process(counts, work, optim) if device == "cpu" else 0),
         phases={},
     )
     return replace(found, phases=_phases(found, counts, work, device))
@@ -219,8 +217,10 @@ def _gaps(activations: int, state: int, steps: int) -> int:
     return max(0, int(_GAPS * activations + grown) - state)
 
 
-def _machine_code(passes: int) -> int:
-    return _SHAPE * min(KEPT_SHAPES, _SHAPES * passes)
+def _process(counts: Counts, work: Work, optim: Optim) -> int:
+    """What a run brings into its process: libraries for base and optimiser, and machine code."""
+    imported = max(IMPORTED_BYTES if counts.dense else 0, imported_bytes(optim))
+    return imported + _SHAPE * min(KEPT_SHAPES, _SHAPES * work.passes)
 
 
 def _rows(vocabulary: int) -> int:

@@ -14,6 +14,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from luthier.core.errors import MissingExtra
+from luthier.kernels.quantized import IMPORTED_BYTES as IMPORTED_BYTES
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 # On a CPU both moments are made dense and quantised again (measured with a 110 M, scales included); a GPU has kernels.
 PASSING_BYTES = {"cpu": 20, "cuda": 0}
-IMPORTED_BYTES = 40 << 20
 
 
 def check(optim: Optim) -> None:

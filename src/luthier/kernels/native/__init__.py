@@ -2,7 +2,7 @@
 """Fused CPU loops in C++, built on this machine by its own compiler at their first use.
 
 A 16-bit element-wise formula costs PyTorch three to eight passes over memory; here it is one. Nothing is shipped as a
-binary: the sources beside this file are compiled once (3 seconds) for this very processor and kept in the cache
+binary: the sources beside this file are compiled once (6 to 7 seconds) for this very processor and kept in the cache
 folder. Without a compiler, or with LUTHIER_NATIVE=0, the PyTorch forms run: same results, less speed, and
 `summary.json` says which it was.
 """

@@ -26,6 +26,7 @@ struct Arena final : c10::Allocator {
     char *low = nullptr, *high = nullptr;
     c10::Allocator *other = nullptr;  // whose place this one has taken
     int users = 0;
+    std::mutex changing;  // users, and whose turn it is
     size_t used = 0, most = 0;
     std::map<char *, size_t> gaps;  // by address; no two touch
     std::unordered_map<char *, size_t> taken;
@@ -106,6 +107,8 @@ extern "C" {
 
 // Addresses as large as the machine's memory, once; 0 where the system gives none.
 int arena_open() {
+    static std::mutex once;
+    std::lock_guard<std::mutex> held(once);
     if (arena) return 1;
     const size_t bytes = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
     void *got = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -122,12 +125,14 @@ int arena_open() {
 
 // PyTorch takes large tensors from here, until as many have left as came.
 void arena_enter() {
+    std::lock_guard<std::mutex> held(arena->changing);
     if (arena->users++) return;
     arena->other = c10::GetCPUAllocator();
     c10::SetCPUAllocator(arena, 1);
 }
 
 void arena_leave() {
+    std::lock_guard<std::mutex> held(arena->changing);
     if (--arena->users) return;
     if (c10::GetCPUAllocator() == arena) c10::SetCPUAllocator(arena->other, 1);
     arena->release();
